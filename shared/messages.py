@@ -1,0 +1,122 @@
+"""What the coordinator asks of a site, and what a site answers.
+
+Promises
+- Every message carries the protocol version, the run, the plan's digest and the round, so that a replayed, foreign or
+  outdated message is recognised before anything is computed.
+- A site answers each request with exactly one reply: the one that belongs to it, or a ``Refusal`` with a stable code.
+- Nothing here can hold a pixel, a case or a patient: replies are fixed-point sums and additive counts.
+
+The types are plain values; ``shared.wire`` turns them into Flower records and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROTOCOL = 1
+
+Vector = NDArray[np.float32]
+Counts = NDArray[np.int64]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Who is asking for what: compared with what the site expects before any work is done."""
+
+    run: str
+    plan_digest: str
+    round: int
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Round 0: what are you running, and can you take part?"""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Train:
+    """Train from ``weights`` (the flat global model, float32) for the plan's number of steps."""
+
+    envelope: Envelope
+    weights: Vector
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluate:
+    """Measure ``weights`` on this site's patients of ``split``."""
+
+    envelope: Envelope
+    weights: Vector
+    split: Split
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Personalise:
+    """Fine-tune ``weights`` on own patients, keep the result at the site, and measure it on ``split``."""
+
+    envelope: Envelope
+    weights: Vector
+    split: Split
+
+
+Request = Hello | Train | Evaluate | Personalise
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Answer to ``Hello``: versions and digests by name, and the weight this site has in the sum."""
+
+    fingerprint: tuple[tuple[str, str], ...]
+    weight: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """Answer to ``Train``: trained minus received weights, as integers on the plan's fixed-point grid.
+
+    Attributes:
+        values: shape (P,), int32; times the plan's resolution gives the change of each parameter.
+        weight: public weight of this site in the sum.
+        schema: digest of the names and shapes that ``values`` stands for.
+        loss_sum: sum over steps of the mean loss, in units of 2**-20.
+        steps: optimizer steps made.
+        saturated: parameters whose change was clipped to the plan's range.
+        seconds: time spent training; not part of anything that must be reproducible.
+    """
+
+    values: NDArray[np.int32]
+    weight: int
+    schema: str
+    loss_sum: int
+    steps: int
+    saturated: int
+    seconds: float = field(default=0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """Answer to ``Evaluate`` and ``Personalise``: additive statistics as one flat vector with its schema's digest."""
+
+    counts: Counts
+    schema: str
+    seconds: float = field(default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Answer to any request that a site will not or cannot serve."""
+
+    code: str
+    sentence: str
+    hint: str = ""
+
+
+Reply = Welcome | Update | Measured | Refusal

@@ -1,0 +1,352 @@
+"""The training plan: what is trained, how, how private, and what is measured.
+
+Promises
+- A plan is a value: frozen, compared by content, the same in a simulation and in production.
+- Everything wrong with a plan is found when it is read. An unknown key, a wrong type or an impossible value is one
+  sentence with the key, the value and a suggestion, never a traceback and never silently ignored.
+- ``canonical_bytes`` depends on what the plan says, not on how the file was written (order, comments, spacing), and
+  ``digest`` is its SHA-256: what is signed, approved, carried in messages and written in checkpoints.
+- What can change privacy sits in ``[privacy]``, and that section has no default: nobody trains without protection by
+  leaving a line out.
+
+Names of tasks and models are resolved by ``shared.tasks`` and ``shared.models``, so that adding one changes no line here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import PlanError
+from shared.plan_errors import describe
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Extent = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+
+
+class Section(BaseModel):
+    """A table of the plan: frozen, and closed to keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Header(Section):
+    """``[plan]``: the name of the undertaking and its size."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    task: str
+    rounds: Count
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Data(Section):
+    """``[data]``: which images, which classes, and how patients are divided."""
+
+    modality: Literal["ct", "mr", "us", "xray", "fundus", "other"]
+    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    labels: Literal["exclusive", "multilabel"] = "exclusive"
+    train_fraction: Fraction = 0.6
+    validation_fraction: Fraction = 0.15
+    quarantine_quota: Fraction = 0.2
+    """Largest share of a site's cases that may be unusable before the site sits out."""
+
+    @model_validator(mode="after")
+    def _leave_test_patients(self) -> Data:
+        if self.train_fraction + self.validation_fraction >= 1:
+            raise ValueError("train_fraction + validation_fraction must leave patients for testing (sum below 1)")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must differ from each other")
+        return self
+
+
+class ZScore(Section):
+    """Subtract the image's own mean, divide by its own standard deviation, channel by channel."""
+
+    kind: Literal["zscore-per-image"] = "zscore-per-image"
+
+
+class Window(Section):
+    """Map ``[low, high]`` (for CT: Hounsfield units) linearly to [-1, 1] and clip."""
+
+    kind: Literal["window"]
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Window:
+        if not self.low < self.high:
+            raise ValueError("window needs low < high")
+        return self
+
+
+class Percentile(Section):
+    """Map the image's own percentiles linearly to [-1, 1] and clip, channel by channel."""
+
+    kind: Literal["percentile"]
+    low: Annotated[float, Field(ge=0, lt=100)] = 0.5
+    high: Annotated[float, Field(gt=0, le=100)] = 99.5
+
+
+class LocalContrast(Section):
+    """Subtract a Gaussian local mean, divide by a Gaussian local standard deviation (in stored pixels)."""
+
+    kind: Literal["local-contrast"]
+    sigma_px: Positive
+
+
+Intensity = Annotated[ZScore | Window | Percentile | LocalContrast, Field(discriminator="kind")]
+
+
+class NoCrop(Section):
+    """Keep the whole image."""
+
+    kind: Literal["none"] = "none"
+
+
+class ForegroundCrop(Section):
+    """Crop to the bounding box of everything brighter than ``threshold`` of the image's range (a fundus disc)."""
+
+    kind: Literal["foreground"]
+    threshold: Fraction = 0.1
+
+
+class LesionCrop(Section):
+    """Crop to the bounding box of the mask, grown on every side by ``margin`` of the box's longer side."""
+
+    kind: Literal["lesion"]
+    margin: NonNegative = 0.25
+
+
+Crop = Annotated[NoCrop | ForegroundCrop | LesionCrop, Field(discriminator="kind")]
+
+
+class Preprocessing(Section):
+    """``[preprocessing]``: one canonical image in, one network input out. Only public or per-image constants."""
+
+    size: Extent
+    spacing_mm: Literal["native"] | Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)] = "native"
+    fit: Literal["crop-pad", "letterbox", "stretch"] = "crop-pad"
+    colour: Literal["grey", "green", "rgb"] = "grey"
+    crop: Crop = NoCrop()
+    intensity: Intensity = ZScore()
+
+    @model_validator(mode="after")
+    def _same_dimensions(self) -> Preprocessing:
+        if self.spacing_mm != "native" and len(self.spacing_mm) != len(self.size):
+            raise ValueError(f"spacing_mm has {len(self.spacing_mm)} axes but size has {len(self.size)}")
+        return self
+
+
+class Pretrained(Section):
+    """Weights to start from: a local safetensors file, fixed by its digest."""
+
+    file: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Model(Section):
+    """``[model]``: a network from the table in ``shared.models``."""
+
+    name: str
+    channels: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    norm: Literal["group", "instance"] = "instance"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    pretrained: Pretrained | None = None
+    freeze: tuple[str, ...] = ()
+    """Prefixes of parameter names that stay as they are and never travel."""
+
+
+class Augmentation(Section):
+    """``[training.augmentation]``: random changes, drawn per image from the run's seed."""
+
+    flip: bool = False
+    rotate90: bool = False
+    rotate_degrees: NonNegative = 0.0
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    brightness: NonNegative = 0.0
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    noise: NonNegative = 0.0
+
+
+class Training(Section):
+    """``[training]``: what a site does in one round."""
+
+    steps: Count
+    patients_per_step: Count
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: Positive
+    weight_decay: NonNegative = 0.0
+    momentum: Momentum = 0.9
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
+    gradient_clip: Positive | None = None
+    patch: Extent | None = None
+    """Edge lengths of a random training patch; None trains on the whole image."""
+    foreground_patches: Fraction = 0.0
+    """Share of patches centred on a voxel of a class other than the first."""
+    augmentation: Augmentation = Augmentation()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class FixedPoint(Section):
+    """How updates become integers: clipped to ``[-range, range]`` and rounded to ``bits`` bits with sign."""
+
+    range: Positive = 4.0
+    bits: Literal[16, 24, 32] = 32
+
+
+class Aggregation(Section):
+    """``[aggregation]``: how updates become the next global model."""
+
+    method: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
+    weights: Literal["equal", "public", "patients"] = "equal"
+    public_weights: dict[str, Annotated[int, Field(ge=1, le=1_000_000)]] = {}
+    server_learning_rate: Positive = 1.0
+    server_momentum: Momentum = 0.9
+    beta_1: Momentum = 0.9
+    beta_2: Momentum = 0.99
+    tau: Positive = 1e-3
+    proximal_mu: NonNegative = 0.0
+    average_last: Count = 1
+    """The final model is the mean of this many last global models."""
+    fixed_point: FixedPoint = FixedPoint()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Aggregation:
+        if self.method == "fedprox" and self.proximal_mu == 0:
+            raise ValueError("method fedprox needs proximal_mu > 0")
+        if self.method != "fedprox" and self.proximal_mu > 0:
+            raise ValueError(f"proximal_mu is set but method is {self.method}")
+        if (self.weights == "public") != bool(self.public_weights):
+            raise ValueError('public_weights and weights = "public" belong together')
+        return self
+
+
+class Privacy(Section):
+    """``[privacy]``: what is promised to a patient. No default for ``unit``."""
+
+    unit: Literal["none", "patient"]
+    epsilon: Positive | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    clip_norm: Positive | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Privacy:
+        numbers = (self.epsilon, self.delta, self.clip_norm)
+        if self.unit == "patient" and None in numbers:
+            raise ValueError('unit = "patient" needs epsilon, delta and clip_norm')
+        if self.unit == "none" and any(number is not None for number in numbers):
+            raise ValueError('unit = "none" takes no epsilon, delta or clip_norm')
+        return self
+
+
+class SecureAggregation(Section):
+    """``[secure_aggregation]``: whether the coordinator sees single updates or only their sum."""
+
+    enabled: bool = False
+    threshold: Annotated[int, Field(ge=2)] | None = None
+
+
+class Participation(Section):
+    """``[participation]``: how many sites make a round, and how long it may take."""
+
+    quorum: Count = 1
+    deadline_s: Positive = 3600.0
+    below_quorum: Literal["abort", "skip-round"] = "abort"
+
+
+class Evaluation(Section):
+    """``[evaluation]``: when to measure, and what may leave a site."""
+
+    every: Count = 5
+    release: Literal["sum", "site", "dp"] = "sum"
+
+
+class Personalisation(Section):
+    """``[personalisation]``: steps on own patients after the last round; these weights never leave the site."""
+
+    steps: Count
+    learning_rate: Positive
+
+
+class Plan(Section):
+    """The whole plan. Build it with ``load``, ``parse`` or ``from_document``."""
+
+    plan: Header
+    data: Data
+    preprocessing: Preprocessing
+    model: Model
+    training: Training
+    aggregation: Aggregation = Aggregation()
+    privacy: Privacy
+    secure_aggregation: SecureAggregation = SecureAggregation()
+    participation: Participation = Participation()
+    evaluation: Evaluation = Evaluation()
+    personalisation: Personalisation | None = None
+
+    @model_validator(mode="after")
+    def _patch_fits(self) -> Plan:
+        patch, size = self.training.patch, self.preprocessing.size
+        if patch and (len(patch) != len(size) or any(p > s for p, s in zip(patch, size, strict=True))):
+            raise ValueError(f"training.patch {list(patch)} does not fit into preprocessing.size {list(size)}")
+        return self
+
+    @property
+    def dimensions(self) -> int:
+        """Number of spatial axes, 2 or 3."""
+        return len(self.preprocessing.size)
+
+    @property
+    def input_channels(self) -> int:
+        """Number of channels a network of this plan reads."""
+        return 3 if self.preprocessing.colour == "rgb" else 1
+
+    def canonical_bytes(self) -> bytes:
+        """The plan as UTF-8 JSON with sorted keys, after a line that names the format."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return b"consilium-plan-1\n" + text.encode()
+
+    def digest(self) -> str:
+        """SHA-256 of ``canonical_bytes``, 64 hexadecimal digits."""
+        return hashlib.sha256(self.canonical_bytes()).hexdigest()
+
+
+def from_document(document: dict[str, Any]) -> Plan:
+    """Check a parsed TOML document and freeze it.
+
+    Raises:
+        PlanError: one sentence for the first thing that is wrong.
+    """
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        sentence, hint = describe(error, Plan)
+        raise PlanError(sentence, hint=hint) from None
+
+
+def parse(text: str) -> Plan:
+    """Read a plan from TOML text; raises ``PlanError``."""
+    try:
+        return from_document(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"the plan is not valid TOML: {error}", hint="check quotes, brackets and the line named") from None
+
+
+def load(path: Path) -> Plan:
+    """Read a plan from a TOML file; raises ``PlanError``."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise PlanError(f"the plan {path.name} cannot be read: {reason}", hint="check the path and its permissions") from None

@@ -1,0 +1,57 @@
+"""What a task is: the part of a federation that knows what a network's output means.
+
+Promises
+- A ``Task`` is a value made of functions. Training, evaluation, rounds and reports call them and know nothing else, so
+  a new kind of task is a new module in ``shared/tasks`` (and its metrics in ``shared/evaluation``) and no other change.
+- ``loss`` returns one value per image, which patient-level privacy needs and averaging does not mind.
+- ``observe`` returns integers that add up; ``metrics`` is a function of their sum alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared.evaluation.additive import IntArray, Observation, Schema
+from shared.preprocessing.image import Case
+
+Metrics = Mapping[str, float]
+"""Metric by name; NaN where the cases do not determine it (one class only, no case)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, resolved for one plan.
+
+    Attributes:
+        name: as the plan says it.
+        output_channels: channels (or logits) the network must have.
+        output: "dense" for one prediction per voxel, "image" for one per image.
+        headline: the metric that stands first in tables and plots.
+        lower_is_better: names of metrics where less is better.
+        target: case -> what the loss compares with: float32 or int64 array, (*spatial) or (K,) or ().
+        loss: (logits (B, K, ...), targets (B, ...)) -> one loss per image, shape (B,).
+        decode: logits (B, K, ...) -> scores in [0, 1] of the same shape, float32, on the CPU.
+        schema: names and shapes of what ``observe`` counts.
+        observe: (scores of one case (K, ...), case) -> that case's additive contribution.
+        metrics: summed counts (group axis already summed away) -> metrics.
+        describe: (scores of one case, case) -> columns for predictions.csv, such as label and score, or dice.
+    """
+
+    name: str
+    output_channels: int
+    output: Literal["dense", "image"]
+    headline: str
+    target: Callable[[Case], NDArray[np.generic]]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    decode: Callable[[Tensor], NDArray[np.float32]]
+    schema: Schema
+    observe: Callable[[NDArray[np.float32], Case], Observation]
+    metrics: Callable[[Mapping[str, IntArray]], Metrics]
+    describe: Callable[[NDArray[np.float32], Case], Mapping[str, float | int | str]]
+    lower_is_better: frozenset[str] = frozenset()
