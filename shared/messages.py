@@ -22,6 +22,7 @@ PROTOCOL = 1
 Vector = NDArray[np.float32]
 Counts = NDArray[np.int64]
 Split = Literal["train", "validation", "test"]
+Bits = Literal[16, 24, 32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Update:
 
     Attributes:
         values: shape (P,), int32; times the plan's resolution gives the change of each parameter.
+        bits: width of each value on the wire, with sign; every value fits.
         weight: public weight of this site in the sum.
         schema: digest of the names and shapes that ``values`` stands for.
         loss_sum: sum over steps of the mean loss, in units of 2**-20.
@@ -93,6 +95,7 @@ class Update:
     """
 
     values: NDArray[np.int32]
+    bits: Bits
     weight: int
     schema: str
     loss_sum: int

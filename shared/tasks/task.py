@@ -10,7 +10,7 @@ Promises
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ class Task:
         output: "dense" for one prediction per voxel, "image" for one per image.
         headline: the metric that stands first in tables and plots.
         lower_is_better: names of metrics where less is better.
+        limits: range that a metric cannot leave, by name, such as (0, 1); a metric that is not named has none.
         target: case -> what the loss compares with: float32 or int64 array, (*spatial) or (K,) or ().
         loss: (logits (B, K, ...), targets (B, ...)) -> one loss per image, shape (B,).
         decode: logits (B, K, ...) -> scores in [0, 1] of the same shape, float32, on the CPU.
@@ -55,3 +56,4 @@ class Task:
     metrics: Callable[[Mapping[str, IntArray]], Metrics]
     describe: Callable[[NDArray[np.float32], Case], Mapping[str, float | int | str]]
     lower_is_better: frozenset[str] = frozenset()
+    limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)

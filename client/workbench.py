@@ -1,0 +1,65 @@
+"""The tools that a plan calls for, set up once: network, task, device, and the schemas that name them.
+
+Promises
+- One workbench serves any number of sites in one process, one after the other: every use loads the weights it needs,
+  and no site's state stays in it. Memory therefore does not grow with the number of sites.
+- Setting one up checks what can be checked without data: task, network, image size, frozen parts, memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from client.training import device as devices
+from shared import fingerprint, models, tasks
+from shared.arrays import ParameterSchema, read_vector, schema_of, write_vector
+from shared.messages import Vector
+from shared.plan import Plan
+from shared.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A plan's network on its device, with the task it serves."""
+
+    plan: Plan
+    task: Task
+    model: torch.nn.Module
+    device: torch.device
+    parameters: ParameterSchema
+
+    @classmethod
+    def for_plan(cls, plan: Plan, weights_folder: Path | None = None) -> Workbench:
+        """Build the network with the plan's initial weights and check that it can be trained here.
+
+        Args:
+            plan: a checked plan.
+            weights_folder: where ``model.pretrained.file`` lies; the current folder if None.
+
+        Raises:
+            PlanError, ModelError, CapacityError: what the plan asks for cannot be set up.
+        """
+        task = tasks.task_for(plan)
+        model = models.build(plan, task.output_channels, task.output)
+        if plan.model.pretrained is not None:
+            models.load_pretrained(model, (weights_folder or Path()) / plan.model.pretrained.file, plan.model.pretrained.sha256)
+        device = devices.choose(plan.training.device)
+        devices.check_capacity(model, device)
+        model.to(device, memory_format=devices.memory_format(device, plan.dimensions))  # type: ignore[call-overload]
+        return cls(plan, task, model, device, schema_of(model))
+
+    def initial_weights(self) -> Vector:
+        """The flat vector that the model holds now: the plan's start, right after ``for_plan``."""
+        return read_vector(self.model)
+
+    def load(self, weights: Vector) -> torch.nn.Module:
+        """The network with these weights; raises ``ProtocolError`` when they do not fit or are not finite."""
+        write_vector(self.model, weights)
+        return self.model
+
+    def fingerprint(self) -> fingerprint.Fingerprint:
+        """Versions and schema digests of this installation under this plan."""
+        return fingerprint.collect(self.parameters.digest(), self.task.schema.digest())

@@ -1,0 +1,1 @@
+"""The coordinator: rounds, exact sums, checkpoints and the report."""

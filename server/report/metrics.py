@@ -1,0 +1,109 @@
+"""Numbers as the report shows them: a value with its interval, a name a clinician knows, digits that can be compared.
+
+Promises
+- ``Measure`` reads both forms in which ``results.json`` gives a metric, a bare number and an interval.
+- An undetermined value is shown as ``UNDETERMINED``, never as zero and never left out.
+- All numbers of one metric have the same number of decimals.
+
+A metric that has no entry in ``NAMES`` is shown under its own name: a new task needs no change here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+UNDETERMINED = "–"
+
+NAMES: Mapping[str, tuple[str, str]] = {
+    "dice": ("Dice", "overlap of predicted and true area, mean over images; 1 is perfect"),
+    "dice_micro": ("Dice of all voxels", "overlap of all predicted and all true voxels together, so large structures dominate"),
+    "iou": ("IoU", "intersection over union of predicted and true area; 1 is perfect"),
+    "precision": ("Precision", "share of what the model calls positive that is"),
+    "recall": ("Recall", "share of the true area that the model finds"),
+    "hd95": ("HD95", "95th percentile of the distance between the borders, in mm (pixels where spacing is unknown); 0 is perfect"),
+    "nsd": ("NSD", "share of the border that is within tolerance of the true one; 1 is perfect"),
+    "accuracy": ("Accuracy", "share of decisions that are right"),
+    "balanced_accuracy": ("Balanced accuracy", "recall averaged over the classes, so rare ones count as much"),
+    "sensitivity": ("Sensitivity", "share of the positive cases that the model finds"),
+    "specificity": ("Specificity", "share of the negative cases that the model clears"),
+    "f1": ("F1", "harmonic mean of precision and sensitivity"),
+    "auroc": ("AUROC", "chance that a positive case scores above a negative one; 0.5 is guessing"),
+    "average_precision": ("Average precision", "precision averaged over all sensitivities; guessing gives the prevalence"),
+    "brier": ("Brier score", "mean squared error of the predicted probability; 0 is perfect"),
+    "ece": ("Calibration error", "mean gap between predicted probability and observed frequency; 0 is perfect"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric's value; ``low`` and ``high`` bound its 95 % interval where there is one, NaN stands for undetermined."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    n_patients: int | None = None
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether both bounds are known and finite."""
+        return all(bound is not None and math.isfinite(bound) for bound in (self.low, self.high))
+
+    @property
+    def determined(self) -> bool:
+        """Whether there is a value at all."""
+        return math.isfinite(self.value)
+
+
+def measure(raw: float | Mapping[str, Any] | None) -> Measure:
+    """A metric as ``results.json`` holds it: a number, ``{value, low, high, n_patients}``, or null."""
+    if isinstance(raw, Mapping):
+        value = raw.get("value")
+        return Measure(math.nan if value is None else value, raw.get("low"), raw.get("high"), raw.get("n_patients"))
+    return Measure(math.nan if raw is None else float(raw))
+
+
+def label(metric: str) -> str:
+    """The metric's name for people; ``dice_optic-disc`` is the Dice of one class, "Dice, optic disc"."""
+    if metric in NAMES:
+        return NAMES[metric][0]
+    known = max((name for name in NAMES if metric.startswith(f"{name}_")), key=len, default="")
+    rest = metric.removeprefix(f"{known}_").replace("_", " ").replace("-", " ")
+    return f"{NAMES[known][0]}, {rest}" if known else rest
+
+
+def meaning(metric: str) -> str:
+    """What the metric says, in half a sentence; empty where nothing is known."""
+    return NAMES[metric][1] if metric in NAMES else ""
+
+
+def number(metric: str, value: float | None) -> str:
+    """The value with the metric's decimals: 2 for distances, 3 for everything else."""
+    if value is None or not math.isfinite(value):
+        return UNDETERMINED
+    return f"{value:.2f}" if metric.startswith("hd95") else f"{value:.3f}"
+
+
+def interval(metric: str, measured: Measure) -> str:
+    """``low–high``, empty without an interval."""
+    if not measured.has_interval:
+        return ""
+    return f"{number(metric, measured.low)}–{number(metric, measured.high)}"
+
+
+def ordered(names: Iterable[str], headline: str) -> list[str]:
+    """Metric names with the headline first, the others as they come."""
+    given = list(dict.fromkeys(names))
+    return [headline] * (headline in given) + [name for name in given if name != headline]
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``8.4 s``, ``4 min 12 s``, ``2 h 5 min``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

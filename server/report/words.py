@@ -1,0 +1,179 @@
+"""What a run found, in sentences for the people who treat the patients.
+
+Promises
+- Every number in a sentence stands in ``results.json``; every comparison says what it compares with, and on whom.
+- Nothing is called better or worse than chance allows: beside a difference stands the interval it must be read against.
+- What is not protected is said as plainly as what is.
+"""
+
+from __future__ import annotations
+
+from server.report.arms import Arm, arms_of, single_sites
+from server.report.metrics import interval, label, number
+from server.report.run import Run
+from shared.plan import Plan
+
+IMAGES = {
+    "ct": "CT images",
+    "mr": "MR images",
+    "us": "ultrasound images",
+    "xray": "radiographs",
+    "fundus": "fundus photographs",
+}
+_SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_MOST_NAMES = 8
+
+
+def title(plan: Plan) -> str:
+    """The plan's name as a heading."""
+    words = plan.plan.name.replace("-", " ")
+    return words[0].upper() + words[1:]
+
+
+def summary(run: Run) -> list[str]:
+    """The run in a paragraph: what to hold the headline number against, where it is weakest, who was missing."""
+    sentences = [_alone(run), _central(run), _personalised(run), _worst(run), _missing(run)]
+    return [sentence for sentence in sentences if sentence]
+
+
+def lead(run: Run) -> list[str]:
+    """The run in two or three sentences: who, what, and the headline number."""
+    return [_who(run), _headline(run)]
+
+
+def goal(plan: Plan) -> str:
+    """What the network learns to do, as an infinitive."""
+    classes, images = [f"“{name}”" for name in plan.data.classes], IMAGES.get(plan.data.modality, "images")
+    if plan.plan.task == "segmentation":
+        return f"to outline {_listed(classes[1:])} on {images}"
+    if plan.plan.task == "classification" and plan.data.labels == "exclusive":
+        return f"to tell {_listed(classes)} apart on {images}"
+    if plan.plan.task == "classification":
+        return f"to recognise {_listed(classes)} on {images}"
+    return f"for {plan.plan.task} on {images}"
+
+
+def privacy(run: Run) -> list[str]:
+    """What is promised to a patient of this run, and what is not."""
+    return [_guarantee(run), _sums(run.plan), _released(run.plan)]
+
+
+def _who(run: Run) -> str:
+    plan, sites = run.plan, run.sites
+    who = f"{_count(len(sites), 'site').capitalize()}"
+    if 0 < len(sites) <= _MOST_NAMES:
+        who += f" ({_listed(sites)})"
+    rounds = _count(len(run.results.participation) or plan.plan.rounds, "round")
+    return f"{who} trained one network together, in {rounds}, {goal(plan)}. The images stayed at their site."
+
+
+def _headline(run: Run) -> str:
+    pooled = run.pooled
+    patients = f"the {pooled.n_patients} test patients" if pooled.n_patients else "the test patients"
+    name = label(run.headline)
+    if not pooled.determined:
+        return f"On {patients} of all sites, {name} could not be determined."
+    bounds = f" (95 % interval {interval(run.headline, pooled)})" if pooled.has_interval else ""
+    return f"On {patients} of all sites the shared model reaches a {name} of {number(run.headline, pooled.value)}{bounds}."
+
+
+def _alone(run: Run) -> str:
+    local = [arm for arm in single_sites(run) if arm.measure(run.headline).determined]
+    if not local:
+        return ""
+    best, worst = local[0], local[-1]
+    if best is worst:
+        return f"On the same patients, {_reached(run, best)}."
+    return (
+        f"A network trained at one site alone reaches, on the same patients, between {_value(run, worst)} "
+        f"({worst.name.removesuffix(' alone')}) and {_value(run, best)} ({best.name.removesuffix(' alone')})."
+    )
+
+
+def _central(run: Run) -> str:
+    arm = _arm(run, "central")
+    if arm is None:
+        return ""
+    value, pooled = arm.measure(run.headline).value, run.pooled
+    place = ""
+    if pooled.low is not None and pooled.high is not None and pooled.has_interval:
+        inside = pooled.low <= value <= pooled.high
+        place = ", inside the shared model's interval" if inside else ", outside the shared model's interval"
+    return f"Training on all data in one room, which would move the images, reaches {_value(run, arm)}{place}."
+
+
+def _personalised(run: Run) -> str:
+    arm = _arm(run, "personalised")
+    if arm is None:
+        return ""
+    return f"After a few more steps at home, each site's own model reaches {_value(run, arm)} on that site's patients."
+
+
+def _worst(run: Run) -> str:
+    worst = (run.results.final.get("worst") or {}).get(run.headline)
+    if not worst or worst.get("value") is None:
+        return ""
+    return f"The shared model is weakest at {worst['site']}, with {number(run.headline, worst['value'])}."
+
+
+def _missing(run: Run) -> str:
+    entries = run.results.participation
+    incomplete = sum(bool(entry.missing) for entry in entries)
+    if not entries:
+        return ""
+    if not incomplete:
+        return "Every site took part in every round."
+    return f"In {incomplete} of {len(entries)} rounds at least one site was missing."
+
+
+def _guarantee(run: Run) -> str:
+    private = run.plan.privacy
+    if private.unit == "none":
+        return (
+            "There is no differential privacy in this run. Images did not leave their site, but nothing bounds what the "
+            "trained model, or an update on its way, may reveal about a single patient."
+        )
+    unsafe = any(str(entry.get("noise", "")).startswith("unsafe") for entry in run.results.privacy.values())
+    said = (
+        f"The model is differentially private with respect to one patient with all their images: planned "
+        f"ε = {private.epsilon:g} at δ = {private.delta:g}, at each site. The table shows what was spent."
+    )
+    if unsafe:
+        said += " The noise of this simulation came from a seeded generator: the numbers are an exercise, not a guarantee."
+    return said
+
+
+def _sums(plan: Plan) -> str:
+    if plan.secure_aggregation.enabled:
+        return "Updates were masked: the coordinator saw their sum, not those of a single site."
+    return "Updates were not masked: the coordinator could see those of a single site."
+
+
+def _released(plan: Plan) -> str:
+    return {
+        "sum": "Only sums over all sites were released for the metrics, without noise.",
+        "site": "Each site released its own metrics, without noise.",
+        "dp": "Metrics were released with noise, which the ledger has paid for.",
+    }[plan.evaluation.release]
+
+
+def _arm(run: Run, kind: str) -> Arm | None:
+    found = (arm for arm in arms_of(run) if arm.kind == kind and arm.measure(run.headline).determined)
+    return next(found, None)
+
+
+def _reached(run: Run, arm: Arm) -> str:
+    return f"a network trained at {arm.name} reaches {_value(run, arm)}"
+
+
+def _value(run: Run, arm: Arm) -> str:
+    return number(run.headline, arm.measure(run.headline).value)
+
+
+def _count(amount: int, noun: str) -> str:
+    word = _SMALL[amount] if amount < len(_SMALL) else str(amount)
+    return f"{word} {noun}" + "s" * (amount != 1)
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else "".join(names)

@@ -1,0 +1,1 @@
+"""What every party must agree on: plan, messages, models, preprocessing, tasks, evaluation."""

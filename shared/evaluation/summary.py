@@ -1,0 +1,105 @@
+"""The final numbers of a run: pooled, per site, their mean and the worst.
+
+Promises
+- ``pooled`` comes from summed counts: each patient weighs the same, wherever they were treated. ``macro`` is the plain
+  mean over sites: each hospital weighs the same.
+- A site at which a metric is undetermined (no positive case, say) enters neither ``macro`` nor ``worst`` for that
+  metric, and is named under ``undetermined``: it is not counted as good or bad. A metric that no site determines stands
+  in neither.
+- Where the plan releases only sums, there are no statistics by site, and these parts stay empty.
+- ``final_block`` is the ``final`` object of results.json: plain JSON, with null for what is not a finite number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from shared.evaluation.additive import Statistics
+from shared.evaluation.intervals import Interval, with_intervals
+from shared.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """The site with the worst value of a metric; the first by name of equals."""
+
+    site: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Metrics of a run by name; see the module for what each part means.
+
+    Attributes:
+        pooled: metric -> interval.
+        sites: site -> metric -> interval.
+        macro: metric -> mean over sites.
+        worst: metric -> worst site.
+        undetermined: metric -> sites that do not determine it.
+    """
+
+    pooled: Mapping[str, Interval]
+    sites: Mapping[str, Mapping[str, Interval]] = field(default_factory=dict)
+    macro: Mapping[str, float] = field(default_factory=dict)
+    worst: Mapping[str, Worst] = field(default_factory=dict)
+    undetermined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def summarise(task: Task, pooled: Statistics, per_site: Mapping[str, Statistics] | None = None) -> Summary:
+    """Metrics with intervals of the summed statistics and, where a plan releases them, of each site's own."""
+    together = with_intervals(pooled, task.metrics, task.limits)
+    if not per_site:
+        return Summary(together)
+    sites = {site: with_intervals(per_site[site], task.metrics, task.limits) for site in sorted(per_site)}
+    known = {name: _determined(name, sites) for name in together}
+    return Summary(
+        pooled=together,
+        sites=sites,
+        macro={name: math.fsum(values.values()) / len(values) for name, values in known.items() if values},
+        worst={name: _worst(values, name in task.lower_is_better) for name, values in known.items() if values},
+        undetermined={
+            name: tuple(site for site in sites if site not in values)
+            for name, values in known.items()
+            if len(values) < len(sites)
+        },
+    )
+
+
+def final_block(summary: Summary) -> dict[str, object]:
+    """``summary`` as the ``final`` object of results.json."""
+    return {
+        "pooled": _rows(summary.pooled),
+        "sites": {site: _rows(metrics) for site, metrics in summary.sites.items()},
+        "macro": {name: _number(value) for name, value in summary.macro.items()},
+        "worst": {name: {"site": of.site, "value": _number(of.value)} for name, of in summary.worst.items()},
+        "undetermined": {name: list(sites) for name, sites in summary.undetermined.items()},
+    }
+
+
+def _determined(name: str, sites: Mapping[str, Mapping[str, Interval]]) -> dict[str, float]:
+    values = {site: metrics[name].value for site, metrics in sites.items()}
+    return {site: value for site, value in values.items() if math.isfinite(value)}
+
+
+def _worst(values: Mapping[str, float], lower_is_better: bool) -> Worst:  # noqa: FBT001 - a property of the metric
+    site = (max if lower_is_better else min)(values, key=lambda of: values[of])
+    return Worst(site, values[site])
+
+
+def _rows(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float | int | None]]:
+    return {
+        name: {
+            "value": _number(found.value),
+            "low": _number(found.low),
+            "high": _number(found.high),
+            "n_patients": found.n_patients,
+        }
+        for name, found in metrics.items()
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

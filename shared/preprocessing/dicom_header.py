@@ -1,0 +1,169 @@
+"""What a DICOM header says about a file's frames: where they lie, how far apart pixels are, what a stored value means.
+
+Promises
+- ``planes_of`` gives every frame its position and orientation in LPS mm, or None where the file does not say: from the
+  functional groups of an enhanced object (PS3.3 C.7.6.16), from the image plane module (C.7.6.2), and for classic
+  multi-frame files from GridFrameOffsetVector (dose grids) or SliceVector (reconstructed nuclear medicine).
+- ``pixel_spacing`` gives (between rows, between columns) in mm, or None. SliceThickness is never used as a distance.
+- Nothing here reads pixels, and no header value but a number ever reaches an error.
+
+Planes of a 3-D ultrasound volume, which are relative to the probe and not to the patient, count as not said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from shared.errors import CaseError
+from shared.preprocessing.image import Modality
+
+Vector = NDArray[np.float64]
+
+_MODALITIES: dict[str, Modality] = {
+    "CT": "ct",
+    "MR": "mr",
+    "US": "us",
+    "IVUS": "us",
+    **dict.fromkeys(("CR", "DX", "MG", "RF", "XA", "PX", "IO", "DR"), "xray"),
+    "OP": "fundus",
+}
+_CENTIMETRES = 3
+_MM_PER_CM = 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plane:
+    """One frame in space (PS3.3 C.7.6.2.1.1).
+
+    Attributes:
+        position_mm: centre of the first pixel, shape (3,), LPS.
+        down: unit vector along increasing row index, shape (3,).
+        right: unit vector along increasing column index, shape (3,).
+        spacing_mm: distance between rows, distance between columns.
+    """
+
+    position_mm: Vector
+    down: Vector
+    right: Vector
+    spacing_mm: tuple[float, float]
+
+    @property
+    def normal(self) -> Vector:
+        """Unit vector across the plane; with ``right`` and ``down`` it makes a right-handed system."""
+        return np.cross(self.right, self.down)
+
+
+def modality_of(dataset: Dataset) -> Modality:
+    """The plan's name for the file's Modality; "other" for what the plan has no name for."""
+    return _MODALITIES.get(str(dataset.get("Modality", "")).strip().upper(), "other")
+
+
+def frames_of(dataset: Dataset) -> int:
+    """NumberOfFrames; 1 where it is absent, empty or zero."""
+    return max(int(dataset.get("NumberOfFrames") or 1), 1)
+
+
+def macro(dataset: Dataset, frame: int, name: str) -> Dataset | None:
+    """The functional group ``name`` of one frame: its own, else the shared one, else the file's top level."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    for holder in (*per_frame[frame : frame + 1], *shared[:1], dataset):
+        if holder.get(name):
+            found: Dataset = holder[name].value[0]
+            return found
+    return None
+
+
+def planes_of(dataset: Dataset) -> tuple[Plane, ...] | None:
+    """One plane for each frame, or None unless every frame has position, orientation and spacing.
+
+    Raises:
+        CaseError: "bad-geometry" where numbers are there but cannot be a plane.
+    """
+    frames = frames_of(dataset)
+    offsets = _offsets_mm(dataset)
+    if offsets is not None and len(offsets) == frames:
+        first = _plane(dataset, 0)
+        return None if first is None else tuple(_moved(first, mm) for mm in offsets)
+    if frames > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
+        return None
+    planes = [_plane(dataset, frame) for frame in range(frames)]
+    known = tuple(plane for plane in planes if plane is not None)
+    return known if len(known) == frames else None
+
+
+def pixel_spacing(dataset: Dataset, frame: int = 0) -> tuple[float, float] | None:
+    """Distance (between rows, between columns) in mm of a frame, or None where the file does not say."""
+    measures = macro(dataset, frame, "PixelMeasuresSequence") or dataset
+    for holder, name in (
+        (measures, "PixelSpacing"),
+        (dataset, "ImagerPixelSpacing"),
+        (dataset, "NominalScannedPixelSpacing"),
+    ):
+        if holder.get(name):
+            rows, columns = (float(mm) for mm in holder[name].value)
+            return (rows, columns) if min(rows, columns) > 0 else None
+    return _ultrasound_spacing(dataset)
+
+
+def rescale_of(dataset: Dataset, frame: int) -> tuple[float, float]:
+    """(slope, intercept) from stored to modality values of a frame; (1, 0) where nothing is said."""
+    holder = macro(dataset, frame, "PixelValueTransformationSequence") or dataset
+    slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
+    return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+
+
+def _offsets_mm(dataset: Dataset) -> Vector | None:
+    """Distance of each frame of a classic multi-frame file from its first, along the normal."""
+    if dataset.get("GridFrameOffsetVector"):
+        offsets = np.array(dataset.GridFrameOffsetVector, np.float64)
+    elif dataset.get("SliceVector") and dataset.get("SpacingBetweenSlices"):
+        offsets = np.array(dataset.SliceVector, np.float64) * float(dataset.SpacingBetweenSlices)
+    else:
+        return None
+    return np.atleast_1d(offsets - offsets.flat[0])
+
+
+def _plane(dataset: Dataset, frame: int) -> Plane | None:
+    position = _numbers(dataset, frame, ("PlanePositionSequence", "ImagePositionPatient"), 3)
+    orientation = _numbers(dataset, frame, ("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+    spacing = pixel_spacing(dataset, frame)
+    if position is None or orientation is None or spacing is None:
+        return None
+    right, down = orientation[:3], orientation[3:]
+    lengths = np.linalg.norm(right), np.linalg.norm(down)
+    if not np.isfinite(position).all() or not np.allclose(lengths, 1, atol=1e-2) or abs(right @ down) > 1e-2:
+        raise CaseError(
+            f"image orientation is not two perpendicular unit vectors (lengths {lengths[0]:.3f} and {lengths[1]:.3f}, "
+            f"product {right @ down:.3f})",
+            hint="check ImageOrientationPatient and ImagePositionPatient",
+            code="bad-geometry",
+        )
+    return Plane(position, down / lengths[1], right / lengths[0], spacing)
+
+
+def _numbers(dataset: Dataset, frame: int, where: tuple[str, str], count: int) -> Vector | None:
+    """``count`` numbers of an element that stands in a functional group, at top level, or in the detector's item."""
+    group, name = where
+    for holder in (macro(dataset, frame, group), dataset, macro(dataset, frame, "DetectorInformationSequence")):
+        if holder is not None and holder.get(name) and len(holder[name].value) == count:
+            return np.array(holder[name].value, np.float64)
+    return None
+
+
+def _moved(plane: Plane, mm: float) -> Plane:
+    return Plane(plane.position_mm + mm * plane.normal, plane.down, plane.right, plane.spacing_mm)
+
+
+def _ultrasound_spacing(dataset: Dataset) -> tuple[float, float] | None:
+    """Spacing where all calibrated regions of an ultrasound image agree (PS3.3 C.8.5.5)."""
+    found = {
+        (abs(float(region.PhysicalDeltaY)) * _MM_PER_CM, abs(float(region.PhysicalDeltaX)) * _MM_PER_CM)
+        for region in dataset.get("SequenceOfUltrasoundRegions") or ()
+        if region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == _CENTIMETRES
+    }
+    return found.pop() if len(found) == 1 and min(next(iter(found))) > 0 else None

@@ -1,0 +1,153 @@
+"""From a DICOM Segmentation to a mask on its image's grid.
+
+Promises
+- The mask has the spatial shape and axes of ``dicom.image_from_files`` of the same files; the class index of a voxel is
+  its segment number (PS3.3 C.8.20), 0 where no segment claims it. Frames that are not stored count as empty.
+- Each frame is placed by its position in space, whatever order, sense or subset of slices the segmentation stores.
+  Where the image has no position (a radiograph, most ultrasound), the referenced SOP Instance UID must be the image's.
+- A frame that is turned, scaled or shifted against the image's voxels, or outside of it, is refused ("mask-grid"):
+  masks are never resampled here. Two segments on one voxel are refused too ("overlapping-segments").
+
+A fractional segmentation counts from half of its maximum on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.errors import CaseError
+from shared.preprocessing.dicom import SEGMENTATIONS, planes_in, read_files
+from shared.preprocessing.dicom_header import Plane, macro
+from shared.preprocessing.dicom_pixels import DicomFile, Stored, read_file, stored_pixels
+from shared.preprocessing.image import MaskArray
+from shared.preprocessing.masks import MAX_CLASSES
+from shared.preprocessing.orientation import Affine, canonical_affine, canonical_axes
+from shared.preprocessing.quarantine import refusing
+from shared.preprocessing.slice_grid import affine_of, order_of
+
+_WITHIN = 0.1
+"""A frame's voxels must lie within this share of a voxel of the image's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Grid:
+    """Where a mask goes: shape (D, H, W), and (d, h, w) -> LPS mm or None for an image without position."""
+
+    shape: tuple[int, ...]
+    affine: Affine | None
+    instances: frozenset[str]
+    frame_of_reference: str
+
+
+def read_segmentation(path: Path, reference: Sequence[Path]) -> MaskArray:
+    """Read a DICOM SEG as class indices, aligned to the image in the files ``reference``.
+
+    Raises:
+        CaseError: "not-a-segmentation", "mask-grid", "mask-values", "overlapping-segments", or what reading raises.
+    """
+    file = read_file(path)
+    if str(file.dataset.get("SOPClassUID", "")) not in SEGMENTATIONS:
+        raise CaseError("the mask is not a DICOM segmentation", code="not-a-segmentation")
+    images = read_files(reference)
+    grid = _grid(images)
+    stored = stored_pixels(file)
+    mask = np.zeros(grid.shape, np.uint8)
+    with refusing("unreadable-dicom", "the segmentation cannot be interpreted"):
+        _require_same_patient_space(file, grid)
+        for frame in range(len(stored)):
+            _paint(mask, _classes(file, stored[frame], frame), _placement(file, frame, grid))
+    return mask if len(images) > 1 or images[0].shape[0] > 1 else mask[0]
+
+
+def _grid(images: Sequence[DicomFile]) -> _Grid:
+    instances = frozenset(str(image.dataset.get("SOPInstanceUID", "")) for image in images)
+    space = str(images[0].dataset.get("FrameOfReferenceUID", ""))
+    rows, columns = images[0].shape[2:]
+    if sum(image.shape[0] for image in images) == 1:
+        affine = None if images[0].planes is None else affine_of(images[0].planes)
+        return _Grid((1, rows, columns), affine, instances, space)
+    planes = planes_in(images)
+    affine = affine_of([planes[index] for index in order_of(planes)])
+    stored = (len(planes), rows, columns)
+    shape = tuple(stored[source] for source in canonical_axes(affine)[0])
+    return _Grid(shape, canonical_affine(affine, stored), instances, space)
+
+
+def _require_same_patient_space(file: DicomFile, grid: _Grid) -> None:
+    space = str(file.dataset.get("FrameOfReferenceUID", ""))
+    if space and grid.frame_of_reference and space != grid.frame_of_reference:
+        raise _misplaced("is in another frame of reference than the image")
+
+
+def _classes(file: DicomFile, stored: Stored, frame: int) -> NDArray[np.integer]:
+    """Class index of each pixel of one frame, shape (rows, columns)."""
+    kind = str(file.dataset.get("SegmentationType", "BINARY"))
+    identity = macro(file.dataset, frame, "SegmentIdentificationSequence")
+    if kind == "LABELMAP":
+        classes = np.asarray(stored, np.int64)
+    elif identity is None:
+        raise CaseError(f"frame {frame + 1} does not say its segment", code="unreadable-dicom")
+    else:
+        half = int(file.dataset.MaximumFractionalValue) / 2 if kind == "FRACTIONAL" else 1
+        classes = np.where(stored >= half, int(identity.ReferencedSegmentNumber), 0)
+    if classes.max() >= MAX_CLASSES:
+        raise CaseError(
+            f"segment number {classes.max()} is above {MAX_CLASSES - 1}",
+            hint="number segments from 1 in the order of the plan's classes",
+            code="mask-values",
+        )
+    return classes
+
+
+def _placement(file: DicomFile, frame: int, grid: _Grid) -> NDArray[np.intp]:
+    """Pixel (row, column, 1) of a frame -> voxel (d, h, w): a 3 x 3 matrix of whole numbers."""
+    if file.planes is None or grid.affine is None:
+        _require_source(file, frame, grid)
+        return np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.intp)
+    placed = np.linalg.inv(grid.affine) @ _frame_matrix(file.planes[frame])
+    whole = np.rint(placed[:3])
+    corners = np.array([[row, column, 1.0] for row in (0, file.shape[2]) for column in (0, file.shape[3])])
+    aside = float(np.abs((placed[:3] - whole) @ corners.T).max())
+    if aside > _WITHIN:
+        raise _misplaced(f"does not lie on the image's voxels: off by {aside:.2g} voxels")
+    return whole.astype(np.intp)
+
+
+def _frame_matrix(plane: Plane) -> Affine:
+    columns = (plane.down * plane.spacing_mm[0], plane.right * plane.spacing_mm[1], plane.position_mm)
+    return np.vstack([np.stack(columns, axis=1), [0, 0, 1]])
+
+
+def _require_source(file: DicomFile, frame: int, grid: _Grid) -> None:
+    """Accept a frame without position only for a single image of its size, which it names as its source if any."""
+    derivation = macro(file.dataset, frame, "DerivationImageSequence")
+    sources = (derivation.get("SourceImageSequence") if derivation is not None else None) or ()
+    named = {str(source.get("ReferencedSOPInstanceUID", "")) for source in sources}
+    if grid.shape != (1, *file.shape[2:]) or (named and not named & grid.instances):
+        raise _misplaced("has no position and does not name this image as its source")
+
+
+def _paint(mask: MaskArray, classes: NDArray[np.integer], placement: NDArray[np.intp]) -> None:
+    """Write one frame into the mask."""
+    row, column = np.nonzero(classes)
+    where = placement @ np.stack([row, column, np.ones_like(row)])
+    if (where < 0).any() or (where >= np.array(mask.shape)[:, None]).any():
+        raise _misplaced("reaches beyond the image")
+    values = classes[row, column].astype(np.uint8)
+    taken = mask[tuple(where)]
+    clashes = int(((taken != 0) & (taken != values)).sum())
+    if clashes:
+        raise CaseError(
+            f"{clashes} voxels belong to two segments", hint="give exclusive segments", code="overlapping-segments"
+        )
+    mask[tuple(where)] = values
+
+
+def _misplaced(how: str) -> CaseError:
+    hint = "make the segmentation on the original images, not on a reformatted or resampled series"
+    return CaseError(f"the segmentation {how}", hint=hint, code="mask-grid")

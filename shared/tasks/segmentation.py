@@ -1,0 +1,139 @@
+"""One class per pixel or voxel, in 2-D and 3-D; class 0 is the background.
+
+Promises
+- One channel per class, softmax. Two classes are two channels.
+- The loss of an image is its mean cross-entropy plus 1 - soft Dice, meaned over foreground classes (Milletari et al.,
+  3DV 2016; the sum as in nnU-Net, Isensee et al., Nature Methods 2021). It depends on that image alone. No class is
+  weighted by its frequency: that would be a constant fitted on private data.
+- A structure that an image does not show is no special case. Soft Dice adds ``SMOOTHING`` voxels of agreement: with an
+  empty target the loss falls to 0 as the prediction empties, with a derivative of at most 1 / SMOOTHING per voxel.
+  (The customary 1e-5 leaves no gradient at all until the prediction is nearly empty, and then 1e5.)
+- A case without a mask, or with one that does not fit, is refused: ``mask-missing``, ``mask-values``, ``mask-shape``.
+
+What is counted and measured is in ``shared.evaluation.segmentation``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from shared.errors import CaseError, PlanError
+from shared.evaluation import segmentation as counted
+from shared.evaluation.additive import IntArray, Observation, Statistics
+from shared.evaluation.undetermined import named
+from shared.plan import Plan
+from shared.preprocessing.image import Case, MaskArray
+from shared.tasks.decoding import Scores, softmax
+from shared.tasks.task import Metrics, Task
+
+SMOOTHING = 1.0
+
+_RESERVED = "micro"
+"""``dice_micro`` is a metric, so no class can have this name."""
+
+
+def build(plan: Plan) -> Task:
+    """The segmentation task of ``plan``; raises ``PlanError`` for classes that it cannot measure."""
+    _refuse_unusable(plan)
+    count, foreground = len(plan.data.classes), plan.data.classes[1:]
+    schema = counted.schema(count)
+
+    def target(case: Case) -> NDArray[np.generic]:
+        return class_map(case, count).astype(np.int64)
+
+    def observe(scores: Scores, case: Case) -> Observation:
+        return counted.observe(_decided(scores, case), class_map(case, count), case.spacing_mm, count)
+
+    def metrics(counts: Mapping[str, IntArray]) -> Metrics:
+        return counted.metrics(counts, foreground)
+
+    def describe(scores: Scores, case: Case) -> Mapping[str, float | int | str]:
+        voxels = counted.voxel_counts(_decided(scores, case), class_map(case, count), count)
+        return named({"dice": counted.overlap(voxels)["dice"]}, foreground)
+
+    names = metrics(Statistics.zero(schema).total())
+    return Task(
+        name="segmentation",
+        output_channels=count,
+        output="dense",
+        headline="dice",
+        target=target,
+        loss=cross_entropy_and_dice,
+        decode=softmax,
+        schema=schema,
+        observe=observe,
+        metrics=metrics,
+        describe=describe,
+        lower_is_better=frozenset(name for name in names if name.startswith("hd95")),
+        limits=counted.limits(names),
+    )
+
+
+def cross_entropy_and_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Loss of logits (B, K, *spatial) and class indices (B, *spatial): shape (B,)."""
+    log_scores = logits.float().flatten(2).log_softmax(dim=1)
+    classes = targets.flatten(1)
+    cross_entropy = functional.nll_loss(log_scores, classes, reduction="none").mean(dim=1)
+    return cross_entropy + 1 - _soft_dice(log_scores[:, 1:].exp(), classes)
+
+
+def _soft_dice(scores: Tensor, classes: Tensor) -> Tensor:
+    """Mean soft Dice of the foreground: scores (B, F, N) and class indices (B, N) to shape (B,)."""
+    foreground = torch.arange(1, scores.shape[1] + 1, device=classes.device)
+    truth = (classes[:, None] == foreground[:, None]).to(scores.dtype)
+    both, either = (scores * truth).sum(dim=2), scores.sum(dim=2) + truth.sum(dim=2)
+    return ((2 * both + SMOOTHING) / (either + SMOOTHING)).mean(dim=1)
+
+
+def class_map(case: Case, classes: int) -> MaskArray:
+    """The case's mask of class indices, shape (*spatial); raises ``CaseError``."""
+    if case.mask is None:
+        raise CaseError("the case has no mask", hint="segmentation needs one for every case", code="mask-missing")
+    if case.mask.shape != case.voxels.shape[1:]:
+        raise CaseError(
+            f"the mask has shape {case.mask.shape}, the image {case.voxels.shape[1:]}",
+            hint="mask and image must lie on the same grid",
+            code="mask-shape",
+        )
+    highest = int(case.mask.max())
+    if highest >= classes:
+        raise CaseError(
+            f"the mask holds the value {highest}, the plan has classes 0 to {classes - 1}",
+            hint="masks hold class indices: a mask of 0 and 255 must become 0 and 1 when it is read",
+            code="mask-values",
+        )
+    return case.mask
+
+
+def _decided(scores: Scores, case: Case) -> NDArray[np.integer]:
+    """Class indices (*spatial) from scores (K, *spatial) that fit the case's image."""
+    if not np.isfinite(scores).all():
+        raise CaseError(
+            "the network's scores for the case are not finite",
+            hint="the network diverged or the image is corrupt: look at the training loss and at the case",
+            code="score-not-finite",
+        )
+    if scores.shape[1:] != case.voxels.shape[1:]:
+        raise CaseError(
+            f"the network answered on a grid of {scores.shape[1:]}, the image has {case.voxels.shape[1:]}",
+            hint="segmentation networks answer on the grid of the preprocessed image",
+            code="score-shape",
+        )
+    decided: NDArray[np.integer] = scores.argmax(axis=0)
+    return decided
+
+
+def _refuse_unusable(plan: Plan) -> None:
+    if plan.data.labels == "multilabel":
+        raise PlanError(
+            'data.labels = "multilabel" does not fit plan.task = "segmentation"',
+            hint='structures may not overlap here: use labels = "exclusive", or one plan for each structure',
+        )
+    if _RESERVED in plan.data.classes[1:]:
+        raise PlanError(f"data.classes holds {_RESERVED!r}, which names a metric", hint="choose another name")

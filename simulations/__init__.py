@@ -1,0 +1,1 @@
+"""Whole federations on one machine, through the real server and client code."""

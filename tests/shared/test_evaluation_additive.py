@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.errors import ProtocolError
+from shared.evaluation.additive import (
+    CASES,
+    GROUPS,
+    PATIENTS,
+    UNIT,
+    Observation,
+    Schema,
+    Statistics,
+    collect,
+    group_of,
+    in_units,
+)
+
+SCHEMA = Schema("lengths-1", (("total", ()), ("bins", (3,))))
+
+
+def seen(patient: str, length: int) -> tuple[str, Observation]:
+    return patient, {"total": np.array(length, np.int64), "bins": np.eye(3, dtype=np.int64)[length % 3]}
+
+
+def test_a_patient_with_three_images_is_one_patient_and_three_cases():
+    total = collect(SCHEMA, [seen("a", 1), seen("a", 2), seen("b", 4), seen("a", 7)]).total()
+
+    assert (total[PATIENTS], total[CASES], total["total"]) == (2, 4, 14)
+    assert total["bins"].tolist() == [0, 3, 1]
+
+
+def test_all_images_of_a_patient_fall_into_one_group():
+    counts = collect(SCHEMA, [seen("a", 1), seen("a", 2), seen("a", 3)]).counts
+
+    assert np.count_nonzero(counts[CASES]) == 1
+    assert counts[CASES][group_of("a")] == 3
+
+
+def test_groups_of_patients_are_the_same_in_every_process():
+    expected = int.from_bytes(hashlib.sha256(b"consilium-group-1p-17").digest()[:8], "big") % 20
+
+    assert group_of("p-17") == expected
+
+
+def test_a_thousand_patients_spread_over_all_groups():
+    sizes = np.bincount([group_of(f"patient-{number}") for number in range(1000)], minlength=GROUPS)
+
+    # 50 a group on average; the chance that a fair hash leaves 25..80 somewhere is below 1e-3.
+    assert sizes.min() > 25
+    assert sizes.max() < 80
+
+
+def test_leaving_out_a_group_and_adding_it_again_gives_the_total():
+    statistics = collect(SCHEMA, [seen(f"p{number}", number) for number in range(60)])
+
+    for group in range(GROUPS):
+        rest, total = statistics.without_group(group), statistics.total()
+        for name in total:
+            np.testing.assert_array_equal(rest[name] + statistics.counts[name][group], total[name])
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 10**6)), max_size=30), st.integers(0, 30))
+@settings(max_examples=60, deadline=None)
+def test_flat_and_from_flat_are_inverse_and_addition_of_vectors_is_addition_of_statistics(pairs, cut):
+    one = collect(SCHEMA, [seen(*pair) for pair in pairs[:cut]])
+    other = collect(SCHEMA, [seen(*pair) for pair in pairs[cut:]])
+
+    again = Statistics.from_flat(SCHEMA, one.flat() + other.flat())
+
+    np.testing.assert_array_equal(again.flat(), (one + other).flat())
+    assert again.flat().shape == (SCHEMA.length,)
+    assert SCHEMA.length == GROUPS * (1 + 1 + 1 + 3)
+
+
+def test_no_case_is_a_vector_of_zeros():
+    np.testing.assert_array_equal(collect(SCHEMA, []).flat(), Statistics.zero(SCHEMA).flat())
+    assert not Statistics.zero(SCHEMA).flat().any()
+
+
+@pytest.mark.parametrize("values", [np.zeros(SCHEMA.length - 1, np.int64), np.zeros(SCHEMA.length, np.int32)])
+def test_a_vector_of_another_length_or_type_is_refused(values):
+    with pytest.raises(ProtocolError, match="lengths-1 has 120 int64"):
+        Statistics.from_flat(SCHEMA, values)
+
+
+def test_statistics_under_two_definitions_do_not_add():
+    with pytest.raises(ProtocolError, match="different definitions"):
+        _ = Statistics.zero(SCHEMA) + Statistics.zero(Schema("lengths-2", SCHEMA.shapes))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Schema("lengths-2", SCHEMA.shapes),
+        Schema("lengths-1", (("total", ()), ("bins", (4,)))),
+        Schema("lengths-1", (("sum", ()), ("bins", (3,)))),
+        Schema("lengths-1", (("bins", (3,)), ("total", ()))),
+    ],
+)
+def test_two_definitions_never_share_a_digest(other):
+    assert other.digest() != SCHEMA.digest()
+    assert SCHEMA.digest() == Schema("lengths-1", (("total", ()), ("bins", (3,)))).digest()
+
+
+@given(st.floats(-1e6, 1e6))
+def test_fixed_point_is_within_half_a_unit(value):
+    assert abs(in_units(value) * UNIT - value) <= UNIT / 2

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from shared.errors import CaseError
+from shared.evaluation import classification as counted
+from shared.evaluation.additive import collect
+from shared.evaluation.ranking import histogram
+
+BINARY = ("benign", "malignant")
+THREE = ("normal", "benign", "malignant")
+FINDINGS = ("effusion", "nodule", "fracture")
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def exclusive_cases(classes, number, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, number)
+    return labels, softmax(1.5 * np.eye(classes)[labels] + rng.normal(size=(number, classes)))
+
+
+def finding_cases(number, seed):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((number, 3)) < [0.5, 0.3, 0.1]).astype(int)
+    return labels, (1 / (1 + np.exp(-(2 * labels - 1 + rng.normal(size=labels.shape))))).astype(np.float32)
+
+
+def exclusive(labels, scores, classes):
+    schema = counted.exclusive_schema(len(classes))
+    observed = ((f"p{i}", counted.observe_exclusive(row, int(label))) for i, (label, row) in enumerate(zip(labels, scores)))
+    return counted.exclusive_metrics(collect(schema, observed).total(), classes)
+
+
+def multilabel(labels, scores):
+    schema = counted.multilabel_schema(len(FINDINGS))
+    observed = ((f"p{i}", counted.observe_multilabel(row, present)) for i, (present, row) in enumerate(zip(labels, scores)))
+    return counted.multilabel_metrics(collect(schema, observed).total(), FINDINGS)
+
+
+def binned(scores):
+    return histogram(scores).argmax(axis=-1)
+
+
+def one_class_by_scikit_learn(truth, called, ranks):
+    return {
+        "sensitivity": sk.recall_score(truth, called),
+        "specificity": sk.recall_score(truth, called, pos_label=0),
+        "precision": sk.precision_score(truth, called),
+        "f1": sk.f1_score(truth, called),
+        "auroc": sk.roc_auc_score(truth, ranks),
+        "average_precision": sk.average_precision_score(truth, ranks),
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_binary_metrics_are_those_of_scikit_learn(seed):
+    labels, scores = exclusive_cases(2, 120, seed)
+    called = scores.argmax(axis=1)
+
+    found = exclusive(labels, scores, BINARY)
+
+    expected = one_class_by_scikit_learn(labels, called, binned(scores[:, 1]))
+    expected |= {
+        "accuracy": sk.accuracy_score(labels, called),
+        "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
+    }
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores[:, 1]), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_multi_class_metrics_are_one_against_the_rest_and_their_plain_mean(seed):
+    labels, scores = exclusive_cases(3, 150, seed)
+    called = scores.argmax(axis=1)
+
+    found = exclusive(labels, scores, THREE)
+
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
+    single = [
+        one_class_by_scikit_learn(labels == index, called == index, binned(scores[:, index])) for index in range(3)
+    ]
+    for name in single[0]:
+        assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=1e-12)
+        for label, of in zip(THREE, single, strict=True):
+            assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=1e-12)
+
+
+def test_macro_metrics_of_many_classes_are_scikit_learns_macro_averages():
+    labels, scores = exclusive_cases(3, 150, 9)
+    called = scores.argmax(axis=1)
+
+    found = exclusive(labels, scores, THREE)
+
+    assert found["f1"] == pytest.approx(sk.f1_score(labels, called, average="macro"))
+    assert found["precision"] == pytest.approx(sk.precision_score(labels, called, average="macro"))
+    assert found["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores, multi_class="ovr"), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_multi_label_metrics_are_those_of_each_finding_on_its_own(seed):
+    labels, scores = finding_cases(200, seed)
+    called = scores >= 0.5
+
+    found = multilabel(labels, scores)
+
+    assert found["accuracy"] == pytest.approx(1 - sk.hamming_loss(labels, called))
+    single = [one_class_by_scikit_learn(labels[:, i], called[:, i], binned(scores[:, i])) for i in range(3)]
+    balanced = [sk.balanced_accuracy_score(labels[:, i], called[:, i]) for i in range(3)]
+    assert found["balanced_accuracy"] == pytest.approx(np.mean(balanced))
+    for name in single[0]:
+        assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=1e-12)
+        for label, of in zip(FINDINGS, single, strict=True):
+            assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=1e-12)
+
+
+def test_a_site_of_negatives_only_has_a_specificity_and_nothing_else_to_say_about_positives():
+    found = exclusive([0, 0, 0], np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32), BINARY)
+
+    assert (found["accuracy"], found["specificity"]) == (1.0, 1.0)
+    undetermined = {"balanced_accuracy", "sensitivity", "precision", "f1", "auroc", "average_precision"}
+    assert {name for name, value in found.items() if math.isnan(value)} == undetermined
+
+
+def test_a_false_alarm_among_negatives_is_a_precision_of_0():
+    found = exclusive([0, 0], np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), BINARY)
+
+    assert (found["precision"], found["f1"], found["specificity"]) == (0.0, 0.0, 0.5)
+
+
+def test_a_site_of_positives_only_has_a_sensitivity_and_no_auroc():
+    found = exclusive([1, 1], np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), BINARY)
+
+    assert (found["sensitivity"], found["precision"], found["average_precision"]) == (0.5, 1.0, 1.0)
+    assert math.isnan(found["specificity"])
+    assert math.isnan(found["auroc"])
+
+
+def test_calling_nothing_positive_where_there_are_positives_is_a_precision_of_0_as_in_scikit_learn():
+    labels, scores = [0, 1, 1], np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = sk.precision_score(labels, [0, 0, 0])
+
+    assert exclusive(labels, scores, BINARY)["precision"] == expected == 0.0
+
+
+def test_no_case_determines_no_metric():
+    for found in (exclusive([], [], BINARY), exclusive([], [], THREE), multilabel([], [])):
+        assert all(math.isnan(value) for value in found.values())
+
+
+def test_a_class_that_does_not_occur_is_left_out_of_the_macro_means():
+    labels, scores = exclusive_cases(2, 60, 3)
+    without = np.column_stack([scores, np.full(60, 1e-6, np.float32)])
+
+    found = exclusive(labels, without, THREE)
+
+    assert math.isnan(found["auroc_malignant"])
+    assert math.isnan(found["sensitivity_malignant"])
+    assert found["auroc"] == pytest.approx((found["auroc_normal"] + found["auroc_benign"]) / 2)
+    assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, without.argmax(axis=1)))
+
+
+def test_equal_scores_give_the_first_class_and_an_auroc_of_one_half():
+    found = exclusive([0, 1], np.full((2, 2), 0.5, np.float32), BINARY)
+
+    assert (found["specificity"], found["sensitivity"], found["auroc"]) == (1.0, 0.0, 0.5)
+
+
+def test_a_finding_scored_at_exactly_the_threshold_is_called():
+    found = multilabel([(1, 0, 0)], np.array([[0.5, 0.49, 0.5]], np.float32))
+
+    assert (found["sensitivity_effusion"], found["specificity_nodule"], found["specificity_fracture"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.1])
+def test_a_score_that_is_no_probability_is_refused_with_the_case(bad):
+    scores = np.array([0.5, bad, 0.1], np.float32)
+
+    for observe in (lambda: counted.observe_exclusive(scores, 1), lambda: counted.observe_multilabel(scores, (0, 1, 0))):
+        with pytest.raises(CaseError, match="one of 3 scores") as refused:
+            observe()
+        assert refused.value.code == "score-not-finite"
+
+
+def test_a_case_counts_once_in_every_array():
+    exclusive_case = counted.observe_exclusive(np.array([0.2, 0.5, 0.3], np.float32), 2)
+    finding_case = counted.observe_multilabel(np.array([0.2, 0.5, 0.9], np.float32), (1, 0, 1))
+
+    assert exclusive_case["confusion"].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert exclusive_case["positives"].sum(axis=1).tolist() == [0, 0, 1]
+    assert exclusive_case["negatives"].sum(axis=1).tolist() == [1, 1, 0]
+    assert finding_case["confusion"].sum(axis=(1, 2)).tolist() == [1, 1, 1]
+    assert (finding_case["positives"] + finding_case["negatives"]).sum(axis=1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("schema", "observation"),
+    [
+        (counted.exclusive_schema(2), counted.observe_exclusive(np.array([0.4, 0.6], np.float32), 0)),
+        (counted.exclusive_schema(5), counted.observe_exclusive(np.full(5, 0.2, np.float32), 4)),
+        (counted.multilabel_schema(2), counted.observe_multilabel(np.array([0.4, 0.6], np.float32), (1, 1))),
+    ],
+)
+def test_what_is_observed_has_the_shapes_that_the_schema_announces(schema, observation):
+    assert {name: values.shape for name, values in observation.items()} == dict(schema.shapes)
+    assert all(values.dtype == np.int64 for values in observation.values())
+
+
+def test_every_metric_has_the_range_of_a_proportion():
+    found = exclusive(*exclusive_cases(3, 50, 2), THREE)
+
+    assert counted.limits(found) == {name: (0.0, 1.0) for name in found}
+    assert all(0 <= value <= 1 for value in found.values())

@@ -1,0 +1,210 @@
+"""A plan says what it says, once, and everything wrong with it is one sentence."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import PlanError
+from shared.plan import Plan, from_document, load, parse
+
+TEXT = """
+[plan]
+name = "vessels"
+task = "segmentation"
+rounds = 3
+
+[data]
+modality = "fundus"
+classes = ["background", "vessel"]
+
+[preprocessing]
+size = [64, 64]
+intensity = { kind = "window", low = 0, high = 255 }
+
+[model]
+name = "unet"
+
+[training]
+steps = 4
+patients_per_step = 2
+learning_rate = 1e-3
+
+[privacy]
+unit = "none"
+"""
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """The plan above as a document with ``section__key=value`` changed; None removes the key."""
+    found: dict[str, Any] = tomllib.loads(TEXT)
+    for dotted, value in changes.items():
+        section, _, key = dotted.partition("__")
+        if value is None:
+            found[section].pop(key)
+        elif key:
+            found.setdefault(section, {})[key] = value
+        else:
+            found[section] = value
+    return found
+
+
+def refusal(**changes: Any) -> PlanError:
+    with pytest.raises(PlanError) as caught:
+        from_document(document(**changes))
+    return caught.value
+
+
+def test_a_plan_in_toml_is_read() -> None:
+    plan = parse(TEXT)
+    assert plan.plan.name == "vessels"
+    assert plan.dimensions == 2
+    assert plan.input_channels == 1
+
+
+def test_a_plan_cannot_be_changed_after_it_was_read() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse(TEXT).plan.rounds = 4  # type: ignore[misc]
+
+
+def test_the_digest_is_the_sha256_of_the_canonical_bytes_by_hand() -> None:
+    plan = parse(TEXT)
+    dumped = json.dumps(plan.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert plan.digest() == hashlib.sha256(b"consilium-plan-1\n" + dumped.encode()).hexdigest()
+
+
+def test_order_comments_and_spacing_do_not_change_the_digest() -> None:
+    blocks = [block for block in TEXT.strip().split("\n\n")]
+    rewritten = "# a comment\n" + "\n\n\n".join(reversed(blocks)).replace("rounds = 3", "rounds   =  3  # three")
+    assert parse(rewritten).digest() == parse(TEXT).digest()
+
+
+def test_a_default_written_out_does_not_change_the_digest() -> None:
+    assert from_document(document(training__optimizer="adamw")).digest() == parse(TEXT).digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"plan__rounds": 4},
+        {"plan__seed": 1},
+        {"training__learning_rate": 2e-3},
+        {"data__classes": ["vessel", "background"]},
+        {"preprocessing__intensity": {"kind": "window", "low": 0, "high": 254}},
+        {"aggregation__weights": "patients"},
+    ],
+    ids=str,
+)
+def test_everything_that_changes_a_result_changes_the_digest(change: dict[str, Any]) -> None:
+    assert from_document(document(**change)).digest() != parse(TEXT).digest()
+
+
+def test_a_canonical_plan_read_again_is_the_same_plan() -> None:
+    plan = parse(TEXT)
+    assert from_document(json.loads(plan.canonical_bytes().partition(b"\n")[2])) == plan
+
+
+def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
+    error = refusal(training__step=3)
+    assert "training.step" in error.sentence
+    assert error.hint == "did you mean steps?"
+
+
+def test_an_unknown_key_far_from_all_others_lists_what_is_known() -> None:
+    error = refusal(evaluation__zzz=3)
+    assert error.hint == "known here: every, release"
+
+
+def test_a_misspelt_section_is_named_before_the_missing_one() -> None:
+    text = TEXT.replace("[privacy]", "[privcy]")
+    with pytest.raises(PlanError) as caught:
+        parse(text)
+    assert caught.value.sentence == "unknown key privcy"
+    assert caught.value.hint == "did you mean privacy?"
+
+
+def test_an_unknown_key_of_a_choice_is_answered_with_that_choice_s_keys() -> None:
+    error = refusal(preprocessing__intensity={"kind": "window", "low": 0, "higth": 1})
+    assert "preprocessing.intensity.higth" in error.sentence
+    assert error.hint == "did you mean high?"
+
+
+def test_a_plan_without_privacy_is_refused_because_nobody_trains_unprotected_by_leaving_a_line_out() -> None:
+    found = document()
+    del found["privacy"]
+    with pytest.raises(PlanError, match="missing key privacy"):
+        from_document(found)
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "value"),
+    [
+        ({"training__steps": 0}, "training.steps", "0"),
+        ({"training__steps": "many"}, "training.steps", "'many'"),
+        ({"training__learning_rate": -1.0}, "training.learning_rate", "-1.0"),
+        ({"training__learning_rate": float("inf")}, "training.learning_rate", "inf"),
+        ({"training__momentum": 1.0}, "training.momentum", "1.0"),
+        ({"plan__name": "Has Spaces"}, "plan.name", "'Has Spaces'"),
+        ({"data__classes": ["only"]}, "data.classes", "['only']"),
+        ({"preprocessing__size": [64]}, "preprocessing.size", "[64]"),
+        ({"data__modality": "xrays"}, "data.modality", "'xrays'"),
+        ({"aggregation__fixed_point": {"bits": 12}}, "aggregation.fixed_point.bits", "12"),
+    ],
+    ids=str,
+)
+def test_an_impossible_value_is_named_with_its_key(change: dict[str, Any], key: str, value: str) -> None:
+    error = refusal(**change)
+    assert error.sentence.startswith(f"{key} = {value}: ")
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data__train_fraction": 0.9, "data__validation_fraction": 0.1}, "leave patients for testing"),
+        ({"data__classes": ["a", "a"]}, "classes must differ"),
+        ({"preprocessing__spacing_mm": [1.0, 1.0, 1.0]}, "spacing_mm has 3 axes but size has 2"),
+        ({"preprocessing__intensity": {"kind": "window", "low": 1, "high": 1}}, "low < high"),
+        ({"training__patch": [96, 96]}, "training.patch [96, 96] does not fit"),
+        ({"training__patch": [32, 32, 32]}, "does not fit"),
+        ({"aggregation__method": "fedprox"}, "needs proximal_mu"),
+        ({"aggregation__proximal_mu": 0.1}, "method is fedavg"),
+        ({"aggregation__weights": "public"}, "belong together"),
+        ({"privacy__unit": "patient"}, "needs epsilon, delta and clip_norm"),
+        ({"privacy__epsilon": 3.0}, "takes no epsilon"),
+    ],
+    ids=str,
+)
+def test_values_that_contradict_each_other_are_refused(change: dict[str, Any], said: str) -> None:
+    assert said in refusal(**change).sentence
+
+
+def test_text_that_is_not_toml_is_refused_with_the_line() -> None:
+    with pytest.raises(PlanError, match="line 2"):
+        parse("[plan]\nname = = 3\nrounds = 1\n")
+
+
+def test_a_missing_file_is_refused_by_its_name_alone(tmp_path: Path) -> None:
+    with pytest.raises(PlanError) as caught:
+        load(tmp_path / "absent.toml")
+    assert str(tmp_path) not in caught.value.sentence
+    assert "absent.toml" in caught.value.sentence
+
+
+def test_a_file_is_read_like_its_text(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text(TEXT, encoding="utf-8")
+    assert load(tmp_path / "plan.toml") == parse(TEXT)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6))
+def test_whatever_stands_in_a_section_the_answer_is_a_plan_or_one_plan_error(garbage: Any) -> None:
+    for section in Plan.model_fields:
+        try:
+            from_document({**document(), section: garbage})
+        except PlanError as error:
+            assert error.sentence
