@@ -17,6 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="Consilium at a hospital. This version checks plans; to federate today, use consilium-sim. "
     "Joining a real federation (init, ingest, approve, start, ...) is not built yet.",
 )

@@ -167,8 +167,10 @@ class Site:
 
     def _keep(self, weights: Vector, envelope: Envelope) -> None:
         assert self.folder is not None  # noqa: S101 - the caller looked
+        kept = self.folder / "personal"
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         checkpoint.save(
-            self.folder / "personal",
+            kept,
             {"weights": weights.astype(np.float32)},
             {"plan": envelope.plan_digest, "run": envelope.run, "site": self.name},
         )

@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from shared.errors import ProtocolError
-from shared.fixed_point import pack, unpack
+from shared.arrays import pack, unpack
 from shared.messages import (
     PROTOCOL,
     Bits,

@@ -11,6 +11,7 @@ Promises
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,12 @@ from client.data.case_files import CaseFiles, Quarantined
 from client.data.dicom_folder import read_dicom_folder
 from client.data.manifest import ManifestSettings, read_manifest, sites_in_manifest
 from shared import tasks
-from shared.errors import ConsiliumError, ScenarioError
+from shared.errors import ScenarioError
 from shared.plan import Plan
-from simulations import partition, phantoms
+from simulations import partition
+from simulations.phantom_hospitals import Hospital as PhantomHospital
+from simulations.phantom_hospitals import PhantomFederation, hospitals, tiny_hospitals
+from simulations.phantoms import write_hospitals
 from simulations.progress import Stages
 from simulations.scenario import Manifest, Phantoms, Scenario
 from simulations.workers import Pool, Sites, SiteSpec
@@ -37,13 +41,14 @@ class Hospital:
     unusable: tuple[Quarantined, ...] = ()
 
 
-def find_hospitals(scenario: Scenario, data: Path | None, out: Path, stages: Stages) -> tuple[Hospital, ...]:
+def find_hospitals(scenario: Scenario, data: Path | None, out: Path, pool: Pool, stages: Stages) -> tuple[Hospital, ...]:
     """The scenario's hospitals, dealt anew where it says so.
 
     Args:
         scenario: what to simulate.
         data: folder with ``manifest.csv``; needed for, and only for, a manifest source.
         out: where synthetic hospitals are written.
+        pool: does the reading, hospitals side by side.
         stages: shows progress.
 
     Raises:
@@ -51,10 +56,25 @@ def find_hospitals(scenario: Scenario, data: Path | None, out: Path, stages: Sta
     """
     source = scenario.setting.source
     if isinstance(source, Phantoms):
-        found = _synthetic(source, scenario, out, stages)
+        members = _phantoms(source, scenario.plan).hospitals
+        jobs = {hospital.name: (hospital, out / "hospitals") for hospital in members}
+        found = _in_order(pool, _synthetic, jobs, "writing and reading DICOM", stages)
     else:
-        found = _real(source, scenario.plan, _folder(data, scenario))
+        folder = _folder(data, scenario)
+        jobs = {site: (site, source, folder) for site in sites_in_manifest(folder)}
+        found = _in_order(pool, _real, jobs, "reading the manifest", stages)
     return _dealt(found, scenario)
+
+
+def _in_order(
+    pool: Pool, work: Callable[..., Hospital], jobs: Mapping[str, tuple[object, ...]], label: str, stages: Stages
+) -> tuple[Hospital, ...]:
+    found = {}
+    with stages.stage(label, len(jobs)) as advance:
+        for name, hospital in pool.each(work, jobs):
+            found[name] = hospital
+            advance(name)
+    return tuple(found[name] for name in jobs)
 
 
 def _folder(data: Path | None, scenario: Scenario) -> Path:
@@ -65,33 +85,35 @@ def _folder(data: Path | None, scenario: Scenario) -> Path:
     return data
 
 
-def _synthetic(source: Phantoms, scenario: Scenario, out: Path, stages: Stages) -> tuple[Hospital, ...]:
-    seed = scenario.plan.plan.seed
-    make = phantoms.tiny_hospitals if source.size == "tiny" else phantoms.demo_hospitals
-    federation = make(source.hospitals, seed, scenario.plan.dimensions)
-    with stages.stage("writing synthetic DICOM", len(federation.hospitals)) as advance:
-        phantoms.write_hospitals(out / "hospitals", federation, seed, advance)
-    found = []
-    with stages.stage("reading DICOM headers", len(federation.hospitals)) as advance:
-        for hospital in federation.hospitals:
-            folder = out / "hospitals" / hospital.name
-            files, unusable = read_dicom_folder(folder, hospital.name, _secret(seed, hospital.name), scenario.plan.dimensions)
-            found.append(Hospital(hospital.name, tuple(files), tuple(unusable)))
-            advance("")
-    return tuple(found)
+def _phantoms(source: Phantoms, plan: Plan) -> PhantomFederation:
+    if source.size == "tiny":
+        return tiny_hospitals(source.hospitals, plan.plan.seed)
+    return hospitals(source.hospitals, plan.plan.seed, dimensions=3 if plan.dimensions == 3 else 2)
 
 
-def _real(source: Manifest, plan: Plan, folder: Path) -> tuple[Hospital, ...]:
+def _synthetic(sites: Sites, hospital: PhantomHospital, folder: Path) -> Hospital:
+    """Write the hospital unless it is there, whole: a folder gets its name when everything is in it."""
+    seed = sites.plan.plan.seed
+    if not (folder / hospital.name).exists():
+        unfinished = folder / ".unfinished" / hospital.name
+        shutil.rmtree(unfinished, ignore_errors=True)
+        write_hospitals(unfinished, PhantomFederation((hospital,)), seed)
+        (folder / "truth").mkdir(exist_ok=True)
+        (unfinished / "truth" / f"{hospital.name}.csv").replace(folder / "truth" / f"{hospital.name}.csv")
+        (unfinished / hospital.name).replace(folder / hospital.name)
+    secret = _secret(seed, hospital.name)
+    files, unusable = read_dicom_folder(folder / hospital.name, hospital.name, secret, sites.plan.dimensions)
+    return Hospital(hospital.name, tuple(files), tuple(unusable))
+
+
+def _real(sites: Sites, site: str, source: Manifest, folder: Path) -> Hospital:
     settings = ManifestSettings(
-        modality=plan.data.modality,
+        modality=sites.plan.data.modality,
         patient_columns=source.patient_columns,
         subgroup_columns=source.subgroup_columns,
         drop_labels=source.drop_labels,
     )
-    return tuple(
-        Hospital(site, tuple(read_manifest(folder, site, settings, _secret(plan.plan.seed, site))))
-        for site in sites_in_manifest(folder)
-    )
+    return Hospital(site, tuple(read_manifest(folder, site, settings, _secret(sites.plan.plan.seed, site))))
 
 
 def _secret(seed: int, site: str) -> bytes:
@@ -99,16 +121,16 @@ def _secret(seed: int, site: str) -> bytes:
     return hashlib.sha256(f"unsafe-simulation-secret/{seed}/{site}".encode()).digest()
 
 
-def _dealt(hospitals: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospital, ...]:
+def _dealt(found: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospital, ...]:
     wanted, seed = scenario.setting.partition, scenario.plan.plan.seed
     if wanted.kind == "natural":
-        return hospitals
-    files = [one for hospital in hospitals for one in hospital.files]
+        return found
+    files = [one for hospital in found for one in hospital.files]
     rows = [
         partition.Row(position, one.patient, hospital.name, one.label or "")
-        for position, (hospital, one) in enumerate((h, f) for h in hospitals for f in h.files)
+        for position, (hospital, one) in enumerate((h, f) for h in found for f in h.files)
     ]
-    sites = wanted.sites or len(hospitals)
+    sites = wanted.sites or len(found)
     deal: Mapping[str, Callable[[], Mapping[str, Iterable[int]]]] = {
         "iid": lambda: partition.iid(rows, sites, seed),
         "dirichlet": lambda: partition.dirichlet(rows, sites, wanted.alpha, seed),
@@ -120,21 +142,17 @@ def _dealt(hospitals: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospita
     )
 
 
-def prepare_stores(hospitals: tuple[Hospital, ...], scenario: Scenario, out: Path, workers: int, stages: Stages) -> tuple[SiteSpec, ...]:
+def prepare_stores(found: tuple[Hospital, ...], out: Path, pool: Pool, stages: Stages) -> tuple[SiteSpec, ...]:
     """Preprocess every hospital's cases into its memory-mapped store, hospitals side by side."""
-    sites = Sites(scenario.plan, (), out)
-    arguments = {hospital.name: (hospital, out / "stores" / hospital.name) for hospital in hospitals}
+    jobs = {hospital.name: (hospital, out / "stores" / hospital.name) for hospital in found}
     stores: dict[str, Path] = {}
-    with stages.stage("preparing cases", len(hospitals)) as advance, Pool(sites, workers) as pool:
-        for name, store in pool.each(_prepare, arguments):
+    with stages.stage("preparing cases", len(found)) as advance:
+        for name, store in pool.each(_prepare, jobs):
             stores[name] = store
             advance(name)
-    return tuple(SiteSpec(hospital.name, stores[hospital.name]) for hospital in hospitals)
+    return tuple(SiteSpec(hospital.name, stores[hospital.name]) for hospital in found)
 
 
 def _prepare(sites: Sites, hospital: Hospital, folder: Path) -> Path:
     task = tasks.task_for(sites.plan)
-    try:
-        return prepared_store(folder, hospital.files, sites.plan, task, unusable=hospital.unusable).folder
-    except ConsiliumError as error:
-        raise type(error)(f"site {hospital.name}: {error.sentence}", hint=error.hint, code=error.code) from None
+    return prepared_store(folder, hospital.files, sites.plan, task, unusable=hospital.unusable).folder

@@ -48,7 +48,7 @@ Part = tuple[Solid, Material]
 AIR_HU = -1000.0
 FIXED_HU: Mapping[Material, float] = MappingProxyType(
     {
-        "couch": -60.0,
+        "couch": -30.0,
         "fat": -105.0,
         "muscle": 55.0,
         "bone": 480.0,
@@ -152,7 +152,7 @@ def _about(random: np.random.Generator, x: float, y: float, z: float) -> tuple[f
 
 def _wall(frame: Frame, outline: Solid, cavity: Solid) -> list[Part]:
     bed = (0.0, frame.half_depth + 8 - 420, 0.0)
-    couch = without(ellipsoid(bed, (424.0, 424.0, np.inf)), ellipsoid(bed, (420.0, 420.0, np.inf)))
+    couch = without(ellipsoid(bed, (426.0, 426.0, np.inf)), ellipsoid(bed, (420.0, 420.0, np.inf)))
     ribs = _ribs(frame, outline)
     muscle = grown(outline, -frame.fat)
     return [
@@ -168,14 +168,15 @@ def _wall(frame: Frame, outline: Solid, cavity: Solid) -> list[Part]:
 def _ribs(frame: Frame, outline: Solid) -> Solid:
     """Ribs run downwards to the front: a cut shows each as a short bright stroke that wanders with z."""
     middle = frame.fat + MUSCLE_MM / 2
-    spacing = 2 * np.pi / 18
+    spacing = 2 * np.pi / 16
 
     def distance(points: Points) -> Field:
         angle = np.arctan2(points.y, np.abs(points.x)) + points.z / 90
-        along = np.abs(np.mod(angle, spacing) - spacing / 2) * frame.half_depth - 8
+        length = 8 + 4 * np.sin(3 * np.floor(angle / spacing) + points.z / 40)
+        along = np.abs(np.mod(angle, spacing) - spacing / 2) * frame.half_depth - length
         across = np.abs(outline(points) + middle) - 4.5
         beside = 0.35 * frame.half_width - np.abs(points.x)
-        return np.maximum(np.maximum(across, along), beside)
+        return np.asarray(np.maximum(np.maximum(across, along), beside))
 
     return distance
 

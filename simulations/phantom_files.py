@@ -1,31 +1,25 @@
-"""Synthetic images and masks as bytes: DICOM CT Image Storage, DICOM SEG, NIfTI.
+"""Synthetic images as DICOM files: CT Image Storage (PS3.3 A.3).
 
 Promises
-- Bytes are a function of a hospital, a member, a scan and a seed. Dates, identifiers and the implementation's name, which libraries would take from the clock, from chance or from their version, are set here.
+- With the same libraries, bytes are a function of a hospital, a member, a scan and a seed. Dates, identifiers and the
+  implementation's name, which libraries would take from the clock or from chance, are set here.
 - Unique identifiers stand under 2.25, the root of those derived from a UUID (DICOM PS3.5 B.2).
 - Files hold what a hospital's files hold, identifying attributes included (name, birth date, address, comments, a
   private element), so that removing them can be tested. All of them are invented; file names identify nobody.
-- Compression is lossless; ``RescaleSlope`` and ``RescaleIntercept`` lead back to Hounsfield units.
-- A SEG has one segment per class but the background, refers to the instances it was drawn on, and leaves out empty
-  frames. A NIfTI mask holds class indices with axes (column, row, slice) and the affine of the images in RAS.
+- Compression is lossless; ``RescaleSlope`` and ``RescaleIntercept`` lead back to Hounsfield units, under MONOCHROME1
+  after inversion.
 
-Which file goes where is left to ``phantoms``.
+Masks are left to ``phantom_masks``; which file goes where, to ``phantoms``.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import uuid
 from dataclasses import dataclass
 
-import highdicom as hd
-import nibabel
-import numpy as np
-from numpy.typing import NDArray
 from pydicom import dcmwrite
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.sr.coding import Code
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -40,11 +34,9 @@ from simulations.phantom_cohort import Identity, Member, Scan
 from simulations.phantom_hospitals import Hospital
 from simulations.phantom_scanner import Encoding, Grid, Stored
 
-Mask = NDArray[np.uint8]
-
 IMPLEMENTATION = UID("2.25.141536739631175762696035877132556770409")
 IMPLEMENTATION_NAME = "CONSILIUM_1"
-_WHEN = "104512"
+TIME_OF_DAY = "104512"
 _SYNTAX = {
     "rle": (RLELossless, "pylibjpeg"),
     "jpeg-ls": (JPEGLSLossless, "pyjpegls"),
@@ -70,6 +62,11 @@ class Names:
     def study(self) -> UID:
         """Study Instance UID: one visit of the person."""
         return unique(self.seed, self.hospital, self.member, "study")
+
+    @property
+    def frame(self) -> UID:
+        """Frame of Reference UID: the person does not move during the visit."""
+        return unique(self.seed, self.hospital, self.member, "frame")
 
     @property
     def series(self) -> UID:
@@ -101,36 +98,6 @@ def dicom_bytes(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def segmentation(sources: list[Dataset], mask: Mask, names: Names) -> Dataset:
-    """The mask, shape (D, H, W), as DICOM SEG on ``sources``; rows and columns need not agree with theirs."""
-    drawn_on = [_resized(source, mask.shape[1:]) for source in sources]
-    dataset: Dataset = hd.seg.Segmentation(
-        drawn_on,
-        mask,
-        hd.seg.SegmentationTypeValues.BINARY,
-        _segments(),
-        series_instance_uid=names.uid("mask"),
-        series_number=300,
-        sop_instance_uid=names.uid("mask", "instance"),
-        instance_number=1,
-        manufacturer="Consilium",
-        manufacturer_model_name="Phantom",
-        software_versions="1",
-        device_serial_number="1",
-    )
-    return _settled(dataset, str(sources[0].StudyDate), names)
-
-
-def nifti_bytes(mask: Mask, grid: Grid) -> bytes:
-    """The mask, shape (D, H, W), as compressed NIfTI-1 with axes (column, row, slice) and an RAS affine in mm."""
-    lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
-    affine = np.diag([*grid.spacing_mm[::-1], 1.0])
-    affine[:3, 3] = grid.origin_mm
-    image = nibabel.Nifti1Image(np.ascontiguousarray(mask.transpose(2, 1, 0)), lps_to_ras @ affine)
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), mtime=0)
-
-
 def _describe_patient(dataset: Dataset, identity: Identity) -> None:
     dataset.PatientName = f"{identity.family_name}^{identity.given_name}"
     dataset.PatientID = identity.patient_id
@@ -148,7 +115,7 @@ def _describe_study(dataset: Dataset, hospital: Hospital, identity: Identity, na
     dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = dataset.ContentDate = (
         f"{identity.examined:%Y%m%d}"
     )
-    dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = _WHEN
+    dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = dataset.ContentTime = TIME_OF_DAY
     dataset.AccessionNumber = f"A{derive(names.seed, names.hospital, names.member, 'accession') % 10**9:09d}"
     dataset.ReferringPhysicianName = "Lindqvist^Sara^^Dr."
     dataset.OperatorsName = "Okafor^Jude"
@@ -162,7 +129,7 @@ def _describe_study(dataset: Dataset, hospital: Hospital, identity: Identity, na
 
 def _describe_series(dataset: Dataset, hospital: Hospital, scan: Scan, names: Names) -> None:
     dataset.SeriesInstanceUID = names.series
-    dataset.FrameOfReferenceUID = names.uid("frame")
+    dataset.FrameOfReferenceUID = names.frame
     dataset.PositionReferenceIndicator = ""
     dataset.SeriesNumber = scan.place + 1
     dataset.SeriesDescription = f"Abdomen {hospital.scanner.phase}"
@@ -172,7 +139,6 @@ def _describe_series(dataset: Dataset, hospital: Hospital, scan: Scan, names: Na
     dataset.DeviceSerialNumber = f"{derive(0, hospital.name) % 10**6:06d}"
     dataset.StationName = f"CT-{hospital.name.upper()}"[:16]
     dataset.SoftwareVersions = "1"
-    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.BodyPartExamined = "ABDOMEN"
     dataset.PatientPosition = "HFS"
     dataset.KVP = "120"
@@ -194,16 +160,24 @@ def _slice(shared: Dataset, encoding: Encoding, grid: Grid, plane: Stored, names
     dataset.SliceLocation = height
     dataset.SliceThickness = grid.spacing_mm[0]
     dataset.PixelSpacing = [grid.spacing_mm[1], grid.spacing_mm[2]]
-    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = encoding.slope, encoding.intercept, "HU"
+    _describe_values(dataset, encoding)
     dataset.WindowCenter, dataset.WindowWidth = 60, 400
-    dataset.SamplesPerPixel = 1
-    dataset.PhotometricInterpretation = encoding.photometric
     dataset.Rows, dataset.Columns = plane.shape
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, encoding.bits, encoding.bits - 1
-    dataset.PixelRepresentation = int(encoding.signed)
-    dataset.file_meta = _file_meta(dataset)
+    dataset.file_meta = file_meta(dataset)
     _store_pixels(dataset, plane, encoding)
     return dataset
+
+
+def _describe_values(dataset: Dataset, encoding: Encoding) -> None:
+    """What stored numbers mean; inverted ones are derived and of no specified unit until inverted again."""
+    inverted = encoding.photometric == "MONOCHROME1"
+    dataset.ImageType = ["DERIVED" if inverted else "ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.RescaleType = "US" if inverted else "HU"
+    dataset.RescaleSlope, dataset.RescaleIntercept = encoding.slope, encoding.intercept
+    dataset.PhotometricInterpretation = encoding.photometric
+    dataset.SamplesPerPixel = 1
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, encoding.bits, encoding.bits - 1
+    dataset.PixelRepresentation = int(encoding.signed)
 
 
 def _store_pixels(dataset: Dataset, plane: Stored, encoding: Encoding) -> None:
@@ -214,7 +188,8 @@ def _store_pixels(dataset: Dataset, plane: Stored, encoding: Encoding) -> None:
         dataset.compress(syntax, plane, encoding_plugin=plugin, generate_instance_uid=False)
 
 
-def _file_meta(dataset: Dataset) -> FileMetaDataset:
+def file_meta(dataset: Dataset) -> FileMetaDataset:
+    """The file meta information of ``dataset``: uncompressed, and written by us whatever the libraries' versions."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -222,36 +197,3 @@ def _file_meta(dataset: Dataset) -> FileMetaDataset:
     meta.ImplementationClassUID = IMPLEMENTATION
     meta.ImplementationVersionName = IMPLEMENTATION_NAME
     return meta
-
-
-def _resized(source: Dataset, shape: tuple[int, ...]) -> Dataset:
-    resized = Dataset()
-    resized.update(source)
-    resized.file_meta = source.file_meta
-    # New elements: assigning values would change the source's own.
-    resized.add_new("Rows", "US", shape[0])
-    resized.add_new("Columns", "US", shape[1])
-    return resized
-
-
-def _segments() -> list[hd.seg.SegmentDescription]:
-    structure = Code("123037004", "SCT", "Anatomical structure")
-    abnormal = Code("49755003", "SCT", "Morphologically abnormal structure")
-    by_hand = hd.seg.SegmentAlgorithmTypeValues.MANUAL
-    return [
-        hd.seg.SegmentDescription(1, "Liver", structure, Code("10200004", "SCT", "Liver"), by_hand),
-        hd.seg.SegmentDescription(2, "Lesion", abnormal, Code("52988006", "SCT", "Lesion"), by_hand),
-    ]
-
-
-def _settled(dataset: Dataset, day: str, names: Names) -> Dataset:
-    """Replace what highdicom takes from the clock and from chance."""
-    dataset.InstanceCreationDate = dataset.ContentDate = day
-    dataset.InstanceCreationTime = dataset.ContentTime = _WHEN
-    for equipment in dataset.get("ContributingEquipmentSequence", []):
-        equipment.ContributionDateTime = day + _WHEN
-    organization = names.uid("mask", "dimensions")
-    for item in [*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence]:
-        item.DimensionOrganizationUID = organization
-    dataset.file_meta = _file_meta(dataset)
-    return dataset

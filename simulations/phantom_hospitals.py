@@ -9,12 +9,13 @@ Promises
 - Vendors, hospitals and people are invented.
 
 What is wrong on purpose (``Fault``): a file cut short in its pixel data, an empty file, a text file under an image's
-name, a mask whose shape is not its image's. Each fault is one image more than the healthy ones.
+name, a mask drawn at half its image's resolution. Each fault is one image more than the healthy ones.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -59,6 +60,10 @@ class Hospital:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be written."""
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", self.name) or self.name == "truth":
+            raise ScenarioError(
+                f"{self.name!r} cannot name a hospital's folder", hint="use lower-case letters, digits and hyphens"
+            )
         fewest, most = self.images
         if self.patients < 1 or not 1 <= fewest <= most:
             raise ScenarioError(

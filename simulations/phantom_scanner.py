@@ -4,9 +4,10 @@ Promises
 - ``acquire`` adds, in this order: gain (tube voltage), cupping (beam hardening), blur (reconstruction kernel) and noise
   with the kernel's grain. With its settings at 1, 0, 0 and 0 it changes nothing.
 - ``noise_hu`` is the standard deviation of the noise that is added, whatever its grain.
-- ``quantise`` rounds to the nearest value that the encoding can store, and clips to its range; ``stored * slope +
-  intercept`` is in Hounsfield units again, whichever photometric interpretation says how to display it (DICOM PS3.3
-  C.7.6.3.1.2 and C.11.1: the modality rescale comes before presentation).
+- ``quantise`` rounds to the nearest value that the encoding can store, and clips to its range. Under MONOCHROME2,
+  ``stored * slope + intercept`` is in Hounsfield units again. Under MONOCHROME1 that holds for ``lowest + highest -
+  stored``: the numbers are stored inverted, so that a display which inverts them (DICOM PS3.3 C.7.6.3.1.2) shows bone
+  white. Such files do not claim to hold Hounsfield units (``phantom_files``).
 
 Which scanner stands where is left to ``phantom_hospitals``; bytes, to ``phantom_files``.
 """
@@ -42,7 +43,7 @@ class Scanner:
         noise_hu: standard deviation of the noise.
         grain_mm: standard deviation of the Gaussian that correlates the noise, in plane; 0 is white noise.
         gain: factor on Hounsfield units.
-        cupping_hu: how much too low the centre of the image is; the edge is too high by as much.
+        cupping_hu: how much too low the centre of the image is; the corners are too high by as much.
     """
 
     phase: Phase = "portal"
@@ -88,11 +89,12 @@ class Grid:
 
     def points(self) -> Points:
         """Coordinates of all voxel centres; slices run towards Superior, rows Posterior, columns Left."""
-        z, y, x = (
-            start + step * np.arange(count)
-            for start, step, count in zip(self.origin_mm[::-1], self.spacing_mm, self.shape, strict=True)
-        )
+        z, y, x = map(_axis, self.origin_mm[::-1], self.spacing_mm, self.shape)
         return Points(x[None, None, :], y[None, :, None], z[:, None, None])
+
+
+def _axis(start: float, step: float, count: int) -> Field:
+    return np.asarray(start + step * np.arange(count), np.float64)
 
 
 def grid(scanner: Scanner, centre_mm: Vector, slices: int) -> Grid:
@@ -116,9 +118,9 @@ def acquire(hu: Field, scanner: Scanner, random: np.random.Generator) -> Field:
 
 
 def _cup(shape: tuple[int, int]) -> Field:
-    """A paraboloid, -1 at the image's centre and +1 at the middle of its edges."""
+    """A paraboloid, -1 at the image's centre, 0 at the middle of its edges, +1 in its corners."""
     rows, columns = (np.linspace(-1, 1, count) for count in shape)
-    return rows[:, None] ** 2 + columns[None, :] ** 2 - 1
+    return np.asarray(rows[:, None] ** 2 + columns[None, :] ** 2 - 1, np.float64)
 
 
 def _grain(shape: tuple[int, ...], sigma_px: float, random: np.random.Generator) -> Field:
@@ -130,10 +132,14 @@ def _grain(shape: tuple[int, ...], sigma_px: float, random: np.random.Generator)
     impulse[shape[1] // 2, shape[2] // 2] = 1
     # White noise through a filter has the filter's root of summed squares as standard deviation.
     kernel = ndimage.gaussian_filter(impulse, sigma_px, mode="wrap")
-    return ndimage.gaussian_filter(white, (0, sigma_px, sigma_px), mode="wrap") / np.sqrt((kernel**2).sum())
+    coloured = ndimage.gaussian_filter(white, (0, sigma_px, sigma_px), mode="wrap")
+    return np.asarray(coloured / np.sqrt((kernel**2).sum()))
 
 
 def quantise(hu: Field, encoding: Encoding) -> Stored:
-    """Hounsfield units as the encoding stores them, 16 bits allocated."""
-    stored = np.clip(np.rint((hu - encoding.intercept) / encoding.slope), *encoding.limits)
+    """Hounsfield units as the encoding stores them, in 16 bits."""
+    lowest, highest = encoding.limits
+    stored = np.clip(np.rint((hu - encoding.intercept) / encoding.slope), lowest, highest)
+    if encoding.photometric == "MONOCHROME1":
+        stored = lowest + highest - stored
     return stored.astype(np.int16) if encoding.signed else stored.astype(np.uint16)

@@ -57,7 +57,7 @@ def ripple(random: np.random.Generator, count: int, length: float, height: float
     """``count`` waves in random directions with wave vectors ``length`` long; heights sum to ``height``."""
     directions = random.normal(size=(count, 3))
     directions *= length / np.linalg.norm(directions, axis=1, keepdims=True)
-    return Ripple(directions, random.dirichlet(np.full(count, 4.0)) * height, random.uniform(0, 2 * np.pi, count))
+    return Ripple(directions, random.dirichlet(np.full(count, 12.0)) * height, random.uniform(0, 2 * np.pi, count))
 
 
 def at(positions: NDArray[np.float64]) -> Points:
@@ -102,7 +102,7 @@ def ellipsoid(centre: Vector, radii: Vector, turn: float = 0.0) -> Solid:
         scaled = np.sqrt(u**2 + v**2 + w**2)
         slope = np.sqrt((u / radii[0]) ** 2 + (v / radii[1]) ** 2 + (w / radii[2]) ** 2)
         # At the centre both vanish; the distance there is the smallest radius.
-        return np.where(slope > 0, scaled * (scaled - 1) / np.maximum(slope, 1e-12), -min(radii))
+        return np.where(slope > 1e-12, scaled * (scaled - 1) / np.maximum(slope, 1e-12), -min(radii))
 
     return distance
 
@@ -132,7 +132,8 @@ def tube(start: Vector, end: Vector, radius: float) -> Solid:
     def distance(points: Points) -> Field:
         dx, dy, dz = points.x - start[0], points.y - start[1], points.z - start[2]
         along = np.clip((dx * step[0] + dy * step[1] + dz * step[2]) / squared, 0, 1)
-        return np.sqrt((dx - along * step[0]) ** 2 + (dy - along * step[1]) ** 2 + (dz - along * step[2]) ** 2) - radius
+        aside = (dx - along * step[0]) ** 2 + (dy - along * step[1]) ** 2 + (dz - along * step[2]) ** 2
+        return np.asarray(np.sqrt(aside) - radius)
 
     return distance
 

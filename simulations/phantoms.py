@@ -7,15 +7,13 @@ Promises
 - The truth stands outside, in ``truth/<hospital>.csv``: no hospital's own files say where a lesion is but its masks.
 - Nothing is overwritten: a folder that exists is refused before anything is written.
 
-``labels.csv`` has a row per image: patient_id, series_uid, mask (file relative to the hospital's folder), label (benign
-or malignant, of the patient), sex, age. It says nothing about splits. Images that a fault has befallen have their rows,
-as in a hospital, where nobody knows yet.
+Columns are described in ``phantom_tables``. Images that a fault has befallen have their rows too, as in a hospital,
+where nobody knows yet.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ScenarioError
-from simulations.phantom_anatomy import LESION, ORGAN
 from simulations.phantom_cohort import Member, Scan, members, scans
-from simulations.phantom_files import Names, dicom_bytes, images, nifti_bytes, segmentation
+from simulations.phantom_files import Names, dicom_bytes, images
 from simulations.phantom_hospitals import Fault, Hospital, PhantomFederation, hospitals, tiny_hospitals
-from simulations.phantom_solids import Field
+from simulations.phantom_masks import nifti_bytes, segmentation
+from simulations.phantom_scanner import Grid
+from simulations.phantom_tables import Row, label_row, truth_row, write_table
 
 __all__ = [
     "Hospital",
@@ -39,9 +38,6 @@ __all__ = [
     "write_hospitals",
 ]
 
-Row = Mapping[str, object]
-
-_CUT_ROWS = 8
 _SUFFIX = {"seg": "dcm", "nifti": "nii.gz"}
 _PRIME, _STRIDE = 999_983, 48_271
 """``index * _STRIDE mod _PRIME`` visits every number below the prime once: file numbers without an order."""
@@ -105,10 +101,10 @@ def _write_hospital(out: Path, hospital: Hospital, seed: int) -> Written:
             for page in written.pages:
                 (folder / "dicom" / f"{next(numbers)}.dcm").write_bytes(page)
             files += 1 + len(written.pages)
-            labels.append(_label_row(member, names, mask))
-            truth.append(_truth_row(hospital, member, scan, names))
-    _write_table(folder / "labels.csv", labels)
-    _write_table(out / "truth" / f"{hospital.name}.csv", truth)
+            labels.append(label_row(member, names, mask))
+            truth.append(truth_row(hospital, member, scan, names))
+    write_table(folder / "labels.csv", labels)
+    write_table(out / "truth" / f"{hospital.name}.csv", truth)
     malignant = patients.count("malignant")
     return Written(hospital.name, len(patients), len(labels), len(hospital.faults), malignant, files)
 
@@ -124,14 +120,22 @@ class _ScanFiles:
 def _scan_files(hospital: Hospital, member: Member, scan: Scan, names: Names) -> _ScanFiles:
     datasets = images(hospital, member, scan, names)
     pages = [dicom_bytes(dataset) for dataset in datasets]
-    mask = scan.truth.mask[:, :-_CUT_ROWS] if scan.fault == "mask-shape" else scan.truth.mask
+    mask, lattice = _coarse(scan) if scan.fault == "mask-shape" else (scan.truth.mask, scan.grid)
     if hospital.masks == "seg":
-        drawn = dicom_bytes(segmentation(datasets, mask, names))
+        drawn = dicom_bytes(segmentation(datasets, mask, lattice, names))
     else:
-        drawn = nifti_bytes(mask, scan.grid)
+        drawn = nifti_bytes(mask, lattice)
     middle = len(pages) // 2
     pages[middle] = _spoil(pages[middle], len(datasets[middle].PixelData), scan.fault)
     return _ScanFiles(tuple(pages), drawn)
+
+
+def _coarse(scan: Scan) -> tuple[NDArray[np.uint8], Grid]:
+    """The mask as if drawn on a reformatted series: every other row and column."""
+    mask = scan.truth.mask[:, ::2, ::2]
+    slice_mm, row_mm, column_mm = scan.grid.spacing_mm
+    depth, rows, columns = mask.shape
+    return mask, Grid(scan.grid.origin_mm, (slice_mm, 2 * row_mm, 2 * column_mm), (depth, rows, columns))
 
 
 def _spoil(page: bytes, pixel_bytes: int, fault: Fault | None) -> bytes:
@@ -150,53 +154,3 @@ def _spoil(page: bytes, pixel_bytes: int, fault: Fault | None) -> bytes:
 def _numbers() -> Iterator[str]:
     """Six-digit names of files, each once, in an order that says nothing."""
     return (f"{index * _STRIDE % _PRIME:06d}" for index in range(1, _PRIME))
-
-
-def _label_row(member: Member, names: Names, mask: str) -> Row:
-    identity = member.identity
-    return {
-        "patient_id": identity.patient_id,
-        "series_uid": names.series,
-        "mask": mask,
-        "label": member.person.label,
-        "sex": identity.sex,
-        "age": identity.age,
-    }
-
-
-def _truth_row(hospital: Hospital, member: Member, scan: Scan, names: Names) -> Row:
-    """Known geometry of one image: millimetres are DICOM's patient coordinates, shapes are (D, H, W)."""
-    lesions = member.person.lesions
-    organ, lesion = scan.truth.mask == ORGAN, scan.truth.mask == LESION
-    return {
-        "patient_id": member.identity.patient_id,
-        "series_uid": names.series,
-        "fault": scan.fault or "",
-        "label": member.person.label,
-        "lesions": len(lesions),
-        "phase": hospital.scanner.phase,
-        "shape": _spaced(scan.grid.shape),
-        "origin_mm": _spaced(scan.grid.origin_mm),
-        "spacing_mm": _spaced(scan.grid.spacing_mm),
-        "organ_voxels": int(organ.sum()),
-        "lesion_voxels": int(lesion.sum()),
-        "organ_hu": _mean(scan.truth.hu, organ),
-        "lesion_hu": _mean(scan.truth.hu, lesion),
-        "centres_mm": ";".join(_spaced(one.centre_mm) for one in lesions),
-        "radii_mm": _spaced([one.radius_mm for one in lesions]),
-    }
-
-
-def _spaced(numbers: Iterable[float]) -> str:
-    return " ".join(f"{number:.9g}" for number in numbers)
-
-
-def _mean(hu: Field, where: NDArray[np.bool_]) -> str:
-    return f"{hu[where].mean():.3f}" if where.any() else ""
-
-
-def _write_table(path: Path, rows: list[Row]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

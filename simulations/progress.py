@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -22,7 +22,7 @@ Advance = Callable[[str], None]
 class Stages(Protocol):
     """Something that shows stages of work."""
 
-    def stage(self, label: str, total: int) -> contextmanager[Advance]:  # type: ignore[type-arg]
+    def stage(self, label: str, total: int) -> AbstractContextManager[Advance]:
         """A stage of ``total`` units; use as a context manager that yields ``Advance``."""
         ...
 

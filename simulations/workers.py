@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from client.data.site_data import SiteData, load_site_data
+from client.data.site_data import load_site_data
 from client.data.store import Store
 from client.site import Site
 from client.workbench import Workbench
@@ -41,10 +41,9 @@ class SiteSpec:
 
 @dataclass
 class Sites:
-    """All sites of a federation, as one process sees them."""
+    """The sites of a federation, as one process sees them."""
 
     plan: Plan
-    specs: tuple[SiteSpec, ...]
     folder: Path
     weights_folder: Path | None = None
     _workbench: Workbench | None = None
@@ -57,21 +56,16 @@ class Sites:
             self._workbench = Workbench.for_plan(self.plan, self.weights_folder)
         return self._workbench
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Site names in the federation's order."""
-        return tuple(spec.name for spec in self.specs)
+    def site(self, spec: SiteSpec) -> Site:
+        """The site of ``spec``, opened when first needed; raises ``SiteDataError`` when it has too little usable data."""
+        if spec.name not in self._sites:
+            data = load_site_data(self.store(spec), self.plan, spec.name)
+            self._sites[spec.name] = Site(spec.name, data, self.workbench, self.folder / "sites" / spec.name)
+        return self._sites[spec.name]
 
-    def site(self, name: str) -> Site:
-        """The site called ``name``; raises ``SiteDataError`` when it has too little usable data."""
-        if name not in self._sites:
-            self._sites[name] = Site(name, self.data(name), self.workbench, self.folder / "sites" / name)
-        return self._sites[name]
-
-    def data(self, name: str) -> SiteData:
-        """The site's cases, split by patient."""
-        spec = next(spec for spec in self.specs if spec.name == name)
-        return load_site_data(Store.open(spec.store), self.plan, name)
+    def store(self, spec: SiteSpec) -> Store:
+        """The prepared cases of ``spec``, usable for a plan or not."""
+        return Store.open(spec.store, verify="on-use")
 
 
 _here: Sites | None = None
@@ -136,6 +130,6 @@ def _as_they_finish(futures: Mapping[Future[Result], str], end: float) -> Iterat
             yield futures[future], future.result()
 
 
-def default_workers(device: torch.device, sites: int) -> int:
-    """One process per core on a CPU, but not more than sites; one process where sites share a GPU."""
-    return 1 if device.type == "cuda" else max(1, min(len(os.sched_getaffinity(0)), sites))
+def default_workers(device: torch.device) -> int:
+    """One process per core on a CPU; one process where sites share a GPU."""
+    return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))

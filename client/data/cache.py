@@ -23,7 +23,7 @@ from pathlib import Path
 
 from client.data.case_files import CaseFiles, Quarantined
 from client.data.prepare import Progress, prepare_all, silent
-from client.data.store import FORMAT, Store, Verify
+from client.data.store import FORMAT, Store
 from client.data.store_writer import write
 from shared.errors import SiteDataError
 from shared.plan import Plan
@@ -34,7 +34,7 @@ _FOLDER_DIGITS = 32
 _CALLED = ("nibabel", "numpy", "pillow", "pydicom", "scipy")
 
 
-def prepared_store(  # noqa: PLR0913 - what a store is made of, and how it is watched and checked
+def prepared_store(
     root: Path,
     files: Sequence[CaseFiles],
     plan: Plan,
@@ -42,7 +42,6 @@ def prepared_store(  # noqa: PLR0913 - what a store is made of, and how it is wa
     *,
     unusable: Sequence[Quarantined] = (),
     progress: Progress = silent,
-    verify: Verify = "on-open",
 ) -> Store:
     """The store of ``files`` under ``plan``, from ``root`` if it is there and whole, else built.
 
@@ -53,7 +52,6 @@ def prepared_store(  # noqa: PLR0913 - what a store is made of, and how it is wa
         task: checks each case.
         unusable: what was found to be unusable while the files were being looked for; kept with the store.
         progress: called after each prepared case, with how many are done of how many.
-        verify: when to hash the cases of a store that is reused.
 
     Raises:
         CapacityError: the disk is full.
@@ -63,7 +61,7 @@ def prepared_store(  # noqa: PLR0913 - what a store is made of, and how it is wa
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
         try:
-            return Store.open(folder, key, verify)
+            return Store.open(folder, key)
         except SiteDataError:
             write(folder, key, chain(unusable, prepare_all(files, plan, task, progress)))
     return Store.open(folder, key, "on-use")

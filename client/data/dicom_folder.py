@@ -9,7 +9,8 @@ The folder::
 Promises
 - Only headers are read. A case is a series for plans in 3-D, and a single image of it (SOP instance) for plans in 2-D.
 - A file that cannot be read, or a series that contradicts itself, is quarantined with a stable code; the others go on.
-  Trouble with labels.csv as a whole is a ``SiteDataError``.
+  Such a file counts as one case, since nobody knows what it was part of. Trouble with labels.csv as a whole is a
+  ``SiteDataError``.
 - A patient is PatientID, or the table's ``patient_id`` where the header has none. An image whose patient nobody knows
   cannot be protected or split, and is quarantined.
 - A second file with the same bytes is ignored (exports repeat themselves); one that shares a SOP Instance UID but not
@@ -113,7 +114,7 @@ def _by_series(images: Iterable[Header]) -> dict[str, list[Header]]:
     return found
 
 
-def _groups(site: _Site, dimensions: int) -> Iterator[tuple[str, list[Header]]]:
+def _groups(site: _Site, dimensions: int) -> Iterator[tuple[str, Sequence[Header]]]:
     """Files of one case each, with its name, in the order of UIDs."""
     for uid, series in sorted(site.series.items()):
         if dimensions == 3:

@@ -19,11 +19,12 @@ from pydicom.uid import UID
 
 from client.data.case_files import Quarantined, Salt
 from shared.errors import CaseError
-from shared.preprocessing.dicom import SEGMENTATIONS
 from shared.preprocessing.dicom_header import modality_of
 from shared.preprocessing.image import Modality
 from shared.preprocessing.quarantine import refusing
 
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation Storage and Label Map Segmentation Storage (PS3.4 B.5); pydicom 3.0.2 has no name for the second."""
 _PIXELS_EXPECTED = "Image Storage"
 """How the names of SOP classes end (PS3.6 A) whose objects cannot be without Rows, unless they were cut off."""
 _TAGS = (
@@ -81,7 +82,8 @@ def read_header(path: Path, folder: Path) -> Header | None:
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CaseError("a link leads out of the folder", hint="copy the file itself", code="path-outside")
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
-        kind = _text(dataset, "SOPClassUID")
+        # A DICOMDIR has no SOP Class of its own, only that of its file (PS3.10 8.6).
+        kind = _text(dataset, "SOPClassUID") or _text(dataset.file_meta, "MediaStorageSOPClassUID")
         if dataset.get("Rows"):
             return _header(path, dataset)
         if not kind or UID(kind).name.endswith(_PIXELS_EXPECTED):
@@ -96,7 +98,7 @@ def _header(path: Path, dataset: Dataset) -> Header:
             "a DICOM file lacks its SOP Instance or Series Instance UID", hint="export it again", code="dicom-no-uid"
         )
     segments = None
-    if _text(dataset, "SOPClassUID") in SEGMENTATIONS:
+    if _text(dataset, "SOPClassUID") in _SEGMENTATIONS:
         segments = tuple(_text(item, "SeriesInstanceUID") for item in dataset.get("ReferencedSeriesSequence") or ())
     return Header(path, instance, series, _text(dataset, "PatientID"), modality_of(dataset), segments)
 

@@ -1,8 +1,8 @@
 """From files to a case that the task can use, or a reason why not.
 
 Promises
-- ``prepare_case`` reads, preprocesses and checks: whatever it returns has finite voxels, a label or mask within the
-  plan's classes, and has passed ``task.target`` once, so that training meets no surprise.
+- ``prepare_case`` reads, preprocesses and checks: whatever it returns is of the plan's modality, has a label or mask
+  within the plan's classes, and has passed ``task.target`` once, so that training meets no surprise.
 - ``prepare_all`` turns each failure into a ``Quarantined`` with its stable code and goes on. Its sentences hold no
   path, no identifier and no value from a file.
 - A task with one answer per image keeps no mask, and reads one only where the plan crops by it; a task with one answer
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-
-import numpy as np
 
 from client.data.case_files import CaseFiles, Quarantined
 from client.data.slice_mask import NIFTI, ReadSeriesMask, mask_of_slice, read_series_mask
@@ -74,14 +72,12 @@ def prepare_case(files: CaseFiles, plan: Plan, task: Task, read_mask: ReadSeries
     image = _image(files)
     mask = _mask(files, image, read_mask) if dense or plan.preprocessing.crop.kind == "lesion" else None
     if image.modality != plan.data.modality:
-        raise CaseError(f"the image is {image.modality}, the plan is for {plan.data.modality}", code="modality")
-    if len(image.shape) != plan.dimensions:
         raise CaseError(
-            f"the image has {len(image.shape)} spatial axes, the plan works on {plan.dimensions}", code="dimensions"
+            f"the image is {image.modality}, the plan is for {plan.data.modality}",
+            hint="keep other series out of the folder",
+            code="modality",
         )
     prepared = prepare(image, mask, plan)
-    if not np.isfinite(prepared.voxels).all():
-        raise CaseError("preprocessing gave values that are not finite", code="voxels-not-finite")
     case = Case(
         case_id=files.case_id,
         patient=files.patient,
@@ -120,7 +116,9 @@ def label_index(label: str | None, data: Data) -> int | tuple[int, ...] | None:
 def _image(files: CaseFiles) -> Image:
     missing = sum(not path.is_file() for path in files.images)
     if missing:
-        raise CaseError(f"{missing} of {len(files.images)} image files are not there", code="image-missing")
+        raise CaseError(
+            f"{missing} of {len(files.images)} image files are not there", hint="check the path", code="image-missing"
+        )
     name = files.images[0].name.lower()
     if name.endswith(NIFTI):
         return image_from_nifti(files.images[0], files.modality)

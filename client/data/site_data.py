@@ -113,7 +113,7 @@ def _check_quota(store: Store, quota: float) -> None:
             hint="check the folder, the site's name and what the reasons say",
             code="empty-site",
         )
-    if unusable > quota * (usable + unusable):
+    if unusable / (usable + unusable) > quota:
         raise SiteDataError(
             f"{unusable} of {usable + unusable} cases are unusable ({reasons}); the plan allows {quota:.0%}",
             hint="repair or remove these cases, or raise data.quarantine_quota",

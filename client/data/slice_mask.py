@@ -68,7 +68,8 @@ def mask_of_slice(series: SeriesMask, image: Path) -> MaskArray:
             hint="check the positions in this series",
             code="mask-grid",
         )
-    return series.classes[tuple(voxels)].reshape(rows.shape)
+    classes: MaskArray = series.classes[tuple(voxels)].reshape(rows.shape)
+    return classes
 
 
 def _to_lps(plane: Plane) -> Affine:

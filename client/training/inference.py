@@ -49,7 +49,7 @@ def statistics(
 
 def predictions(
     model: torch.nn.Module, cases: Sequence[Case], task: Task, plan: Plan, device: torch.device
-) -> Iterator[Mapping[str, str | float | int]]:
-    """One row per case for predictions.csv: patient, case, the task's columns, subgroups."""
+) -> Iterator[tuple[Case, Mapping[str, str | float | int]]]:
+    """Each case with the task's columns for predictions.csv, such as label and score, or dice."""
     for case, found in scores(model, cases, task, plan, device):
-        yield {"patient": case.patient, "case": case.case_id, **task.describe(found, case), **dict(case.subgroups)}
+        yield case, task.describe(found, case)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,12 @@ from scipy.optimize import isotonic_regression
 
 from server.report import svg
 from server.report.arms import Kind
-from server.report.metrics import Measure, interval, label, number
+from server.report.metrics import LEVEL, Measure, interval, label, number
 from server.results import Participation
 
-ROW_PX, EXTRA_MARK_PX = 40, 8
+ROW_PX, NAME_PX, FIRST_MARK_PX, MARK_PX = 42, 13, 31, 17
 MOST_NAMED_LINES = 6
-MOST_NAMED_ROWS = 30
+MOST_NAMED_ROWS = 20
 LONGEST_NAME, LONGEST_ROW = 14, 34
 
 _MARKERS: dict[Kind, dict[str, Any]] = {
@@ -38,6 +38,8 @@ _MARKERS: dict[Kind, dict[str, Any]] = {
     "local": {"marker": "o", "markersize": 7.5, "color": svg.MUTED, "markerfacecolor": svg.PAPER},
 }
 _DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 3)), (0, (9, 3)), (0, (1, 1)))
+_PRESENT: dict[str, Any] = {"color": svg.ACCENT, "linewidth": 0}
+_MISSING: dict[str, Any] = {"facecolor": "none", "edgecolor": svg.ALERT, "hatch": "//////", "linewidth": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +63,11 @@ class Line:
 
 def dot_chart(name: str, metric: str, rows: Sequence[Row], reference: Measure | None = None) -> str:
     """Dots with 95 % intervals, one row under the other, and a dashed line at ``reference``."""
-    row_px = ROW_PX + EXTRA_MARK_PX * (max((len(row.marks) for row in rows), default=1) - 1)
-    frame = svg.Frame(height=row_px * len(rows) + 34, left=8, right=8, top=2, bottom=30)
+    row_px = ROW_PX + MARK_PX * (max((len(row.marks) for row in rows), default=1) - 1)
+    frame = svg.Frame(height=row_px * len(rows) + 36, left=1, right=150, top=2, bottom=34)
 
     def paint(axes: Axes) -> None:
-        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_ylim(row_px * len(rows), 0)
         axes.set_xlim(*_span(measured for row in rows for _, measured in row.marks))
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -73,7 +75,7 @@ def dot_chart(name: str, metric: str, rows: Sequence[Row], reference: Measure | 
         if reference is not None and reference.determined:
             axes.axvline(reference.value, color=svg.ACCENT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
         for position, row in enumerate(rows):
-            _paint_row(axes, position, metric, row, row_px)
+            _paint_row(axes, row_px * position, metric, row)
 
     return svg.draw_svg(name, _rows_in_words(metric, rows), frame, paint)
 
@@ -139,23 +141,18 @@ def runs_of(flags: Iterable[tuple[int, object]]) -> list[tuple[object, int, int]
     return found
 
 
-def _paint_row(axes: Axes, position: int, metric: str, row: Row) -> None:
-    edges: Callable[..., Any] = axes.get_yaxis_transform
-    axes.text(0, position - 0.36, _short(row.name, LONGEST_ROW), transform=edges(), va="center", fontsize=svg.TEXT)
-    first = row.marks[0][1]
-    bounds = f"  ({interval(metric, first)})" if first.has_interval else ""
-    axes.text(1, position - 0.36, number(metric, first.value) + bounds, transform=edges(), va="center", ha="right")
-    for offset, (kind, measured) in zip(_offsets(len(row.marks)), row.marks, strict=True):
+def _paint_row(axes: Axes, top: float, metric: str, row: Row) -> None:
+    across: Any = axes.get_yaxis_transform()
+    axes.text(0, top + NAME_PX, _short(row.name, LONGEST_ROW), transform=across, va="center")
+    for place, (kind, measured) in enumerate(row.marks):
+        look, height = _MARKERS[kind], top + FIRST_MARK_PX + place * MARK_PX
+        bounds = f" ({interval(metric, measured)})" if measured.has_interval else ""
+        said = number(metric, measured.value) + bounds
+        axes.text(1.03, height, said, transform=across, va="center", color=look["color"], fontsize=svg.SMALL)
+        if measured.has_interval:
+            axes.plot([measured.low, measured.high], [height, height], color=look["color"], linewidth=2)
         if measured.determined:
-            look = _MARKERS[kind]
-            if measured.has_interval:
-                height = position + offset
-                axes.plot([measured.low, measured.high], [height, height], color=look["color"], linewidth=2)
-            axes.plot([measured.value], [position + offset], markeredgewidth=1.8, clip_on=False, **look)
-
-
-def _offsets(count: int) -> list[float]:
-    return [0.0] if count == 1 else [0.24 * (index - (count - 1) / 2) for index in range(count)]
+            axes.plot([measured.value], [height], markeredgewidth=1.8, clip_on=False, **look)
 
 
 def _span(measures: Iterable[Measure]) -> tuple[float, float]:
@@ -173,7 +170,7 @@ def _span(measures: Iterable[Measure]) -> tuple[float, float]:
 
 def _rows_in_words(metric: str, rows: Sequence[Row]) -> str:
     def said(measured: Measure) -> str:
-        bounds = f", 95 % interval {interval(metric, measured)}" if measured.has_interval else ""
+        bounds = f", {LEVEL} {interval(metric, measured)}" if measured.has_interval else ""
         return number(metric, measured.value) + bounds
 
     parts = (f"{row.name}: " + "; ".join(f"{kind} {said(measured)}" for kind, measured in row.marks) for row in rows)
@@ -183,7 +180,7 @@ def _rows_in_words(metric: str, rows: Sequence[Row]) -> str:
 def _paint_main(axes: Axes, line: Line) -> None:
     if line.lows:
         axes.fill_between(line.rounds, line.lows, line.highs, color=svg.ACCENT, alpha=0.16, linewidth=0)
-    marker = {"marker": "o", "markersize": 4.5} if len(line.rounds) <= 20 else {}
+    marker: dict[str, Any] = {"marker": "o", "markersize": 4.5} if len(line.rounds) <= 20 else {}
     axes.plot(line.rounds, line.values, color=svg.ACCENT, linewidth=2.4, **marker)
 
 
@@ -212,8 +209,8 @@ def _attended(site: str, entries: Sequence[Participation]) -> int:
 def _paint_attendance(axes: Axes, position: int, site: str, entries: Sequence[Participation]) -> None:
     flags = [(entry.round, site in entry.participants) for entry in entries]
     for present, first, rounds in runs_of(flags):
-        bar = {"color": svg.ACCENT} if present else {"facecolor": "none", "edgecolor": svg.ALERT, "hatch": "//////"}
-        axes.barh(position, rounds - 0.08, left=first - 0.46, height=0.62, linewidth=0 if present else 1, **bar)
+        bar = _PRESENT if present else _MISSING
+        axes.barh(position, rounds - 0.08, left=first - 0.46, height=0.62, **bar)
 
 
 def _short(name: str, longest: int = LONGEST_NAME) -> str:

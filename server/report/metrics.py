@@ -15,15 +15,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-UNDETERMINED = "–"
+DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
+UNDETERMINED = DASH
+LEVEL = "95\N{NO-BREAK SPACE}% interval"
 
 NAMES: Mapping[str, tuple[str, str]] = {
     "dice": ("Dice", "overlap of predicted and true area, mean over images; 1 is perfect"),
-    "dice_micro": ("Dice of all voxels", "overlap of all predicted and all true voxels together, so large structures dominate"),
+    "dice_micro": (
+        "Dice of all voxels",
+        "overlap of all predicted and all true voxels together, so large structures dominate",
+    ),
     "iou": ("IoU", "intersection over union of predicted and true area; 1 is perfect"),
     "precision": ("Precision", "share of what the model calls positive that is"),
     "recall": ("Recall", "share of the true area that the model finds"),
-    "hd95": ("HD95", "95th percentile of the distance between the borders, in mm (pixels where spacing is unknown); 0 is perfect"),
+    "hd95": (
+        "HD95",
+        "95th percentile of the distance between the borders, in mm (pixels where spacing is unknown); 0 is perfect",
+    ),
     "nsd": ("NSD", "share of the border that is within tolerance of the true one; 1 is perfect"),
     "accuracy": ("Accuracy", "share of decisions that are right"),
     "balanced_accuracy": ("Balanced accuracy", "recall averaged over the classes, so rare ones count as much"),
@@ -31,7 +39,10 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "specificity": ("Specificity", "share of the negative cases that the model clears"),
     "f1": ("F1", "harmonic mean of precision and sensitivity"),
     "auroc": ("AUROC", "chance that a positive case scores above a negative one; 0.5 is guessing"),
-    "average_precision": ("Average precision", "precision averaged over all sensitivities; guessing gives the prevalence"),
+    "average_precision": (
+        "Average precision",
+        "precision averaged over all sensitivities; guessing gives the prevalence",
+    ),
     "brier": ("Brier score", "mean squared error of the predicted probability; 0 is perfect"),
     "ece": ("Calibration error", "mean gap between predicted probability and observed frequency; 0 is perfect"),
 }
@@ -39,17 +50,17 @@ NAMES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A metric's value; ``low`` and ``high`` bound its 95 % interval where there is one, NaN stands for undetermined."""
+    """A metric's value and the bounds of its 95 % interval; NaN stands for undetermined, and for no interval."""
 
     value: float
-    low: float | None = None
-    high: float | None = None
+    low: float = math.nan
+    high: float = math.nan
     n_patients: int | None = None
 
     @property
     def has_interval(self) -> bool:
-        """Whether both bounds are known and finite."""
-        return all(bound is not None and math.isfinite(bound) for bound in (self.low, self.high))
+        """Whether both bounds are known."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
 
     @property
     def determined(self) -> bool:
@@ -60,9 +71,9 @@ class Measure:
 def measure(raw: float | Mapping[str, Any] | None) -> Measure:
     """A metric as ``results.json`` holds it: a number, ``{value, low, high, n_patients}``, or null."""
     if isinstance(raw, Mapping):
-        value = raw.get("value")
-        return Measure(math.nan if value is None else value, raw.get("low"), raw.get("high"), raw.get("n_patients"))
-    return Measure(math.nan if raw is None else float(raw))
+        value, low, high = (_known(raw.get(name)) for name in ("value", "low", "high"))
+        return Measure(value, low, high, raw.get("n_patients"))
+    return Measure(_known(raw))
 
 
 def label(metric: str) -> str:
@@ -87,10 +98,10 @@ def number(metric: str, value: float | None) -> str:
 
 
 def interval(metric: str, measured: Measure) -> str:
-    """``low–high``, empty without an interval."""
+    """Both bounds with a dash between, empty without an interval."""
     if not measured.has_interval:
         return ""
-    return f"{number(metric, measured.low)}–{number(metric, measured.high)}"
+    return f"{number(metric, measured.low)}{DASH}{number(metric, measured.high)}"
 
 
 def ordered(names: Iterable[str], headline: str) -> list[str]:
@@ -107,3 +118,7 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)

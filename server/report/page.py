@@ -1,13 +1,13 @@
 """The report: one HTML file that a clinician reads, a printer prints and a colleague can be sent.
 
 Promises
-- ``write_report`` reads ``results.json``, ``rounds.jsonl`` and ``plan.toml`` of the run folder and nothing else; the same
-  files give the same bytes.
+- ``write_report`` reads ``results.json``, ``rounds.jsonl`` and ``plan.toml`` of the run folder and nothing else; the
+  same files give the same bytes.
 - The page is one file: no script, no font, no image, no style from anywhere else. It opens without a network.
 - What a run did not do or does not release has no section, or a sentence that says so.
 
-Numbers come from ``tables``, sentences from ``words``, drawings from ``figures``; ``template.html.j2`` puts them in place
-and escapes every word that is not ours.
+Numbers come from ``tables``, sentences from ``words``, drawings from ``figures``; ``template.html.j2`` puts them in
+place and escapes every word that is not ours.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import jinja2
 from markupsafe import Markup
 
 from server.report import examples, figures, tables, words
-from server.report.arms import at_a_glance, arms_of
-from server.report.metrics import NAMES, duration, interval, label, meaning, measure, number
+from server.report.arms import Kind, arms_of, at_a_glance
+from server.report.metrics import DASH, LEVEL, NAMES, TIMES, duration, interval, label, meaning, measure, number
 from server.report.run import Run, read_run, sites_of
 from server.results import replace_file
 
@@ -68,7 +68,13 @@ def render(run: Run, phantoms: Sequence[examples.PhantomExample] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = unbroken
     return environment.get_template("template.html.j2").render(context(run, phantoms))
+
+
+def unbroken(text: str) -> str:
+    """``text`` that no line ends within an interval."""
+    return text.replace(DASH, f"\N{WORD JOINER}{DASH}\N{WORD JOINER}")
 
 
 def context(run: Run, phantoms: Sequence[examples.PhantomExample] = ()) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def context(run: Run, phantoms: Sequence[examples.PhantomExample] = ()) -> dict[
         "facts": _facts(run),
         "result_figures": result_figures(run),
         "result_tables": result_tables(run),
-        "glossary": [(label(metric), meaning(metric)) for metric in run.metrics if metric in NAMES],
+        "glossary": [(label(metric), meaning(metric)) for metric in run.overall_metrics if metric in NAMES],
         "training_figures": training_figures(run),
         "participation": tables.participation_table(run) if results.participation else None,
         "attendance": _attendance(run),
@@ -100,27 +106,22 @@ def context(run: Run, phantoms: Sequence[examples.PhantomExample] = ()) -> dict[
 
 def result_figures(run: Run) -> list[Figure]:
     """Ways of training side by side, and the shared model site by site."""
-    metric, found = run.headline, []
-    rows = [figures.Row(arm.name, ((arm.kind, arm.measure(metric)),)) for arm in at_a_glance(arms_of(run))]
-    drawing = figures.dot_chart("arms", metric, rows, run.pooled)
-    caption = "On the test patients of all sites. Lines are 95 % intervals."
-    found.append(_figure(f"{label(metric)} by way of training", drawing, caption, {row.marks[0][0] for row in rows}))
-    sites, own = sites_of(run.results.final), sites_of(run.results.personalised)
-    if sites:
-        site_rows = [_site_row(site, sites, own, metric) for site in _weakest_last(run, list(sites))]
-        drawing = figures.dot_chart("sites", metric, site_rows[-figures.MOST_NAMED_ROWS :], run.pooled)
-        caption = "On each site's own test patients. Dashed: the shared model on all patients."
-        if len(site_rows) > figures.MOST_NAMED_ROWS:
-            caption += f" The {figures.MOST_NAMED_ROWS} weakest of {len(site_rows)} sites; all are in the table."
-        kinds = {"federation", "personalised"} if own else {"federation"}
-        found.append(_figure(f"{label(metric)} by site", drawing, caption, kinds))
+    found, arms = [], at_a_glance(arms_of(run))
+    if len(arms) > 1:
+        rows = [figures.Row(arm.name, ((arm.kind, arm.measure(run.headline)),)) for arm in arms]
+        drawing = figures.dot_chart("arms", run.headline, rows, run.pooled)
+        caption = "On the test patients of all sites. Lines are 95\N{NO-BREAK SPACE}% intervals."
+        found.append(_figure(f"{label(run.headline)} by way of training", drawing, caption, {arm.kind for arm in arms}))
+    if sites_of(run.results.final):
+        found.append(_sites_figure(run))
     return found
 
 
 def result_tables(run: Run) -> list[tables.Table]:
-    """All metrics of all patients; those that are not of single classes by way of training and by site."""
+    """All metrics: of all patients, by class, by way of training, by site."""
     arms = tables.arms_table(run, run.overall_metrics)
-    return [tables.pooled_table(run), *([arms] if arms else []), *tables.site_tables(run, run.overall_metrics)]
+    found = [tables.pooled_table(run), tables.class_table(run), arms, *tables.site_tables(run, run.overall_metrics)]
+    return [table for table in found if table is not None]
 
 
 def training_figures(run: Run) -> list[Figure]:
@@ -138,7 +139,7 @@ def training_figures(run: Run) -> list[Figure]:
         name, first, last = label(run.headline), lines[0].values[0], lines[0].values[-1]
         alt = f"{name} on validation patients by round: {first:.3f} at first, {last:.3f} at last."
         drawing = figures.line_chart("metric", alt, lines)
-        caption = "Shared model on validation patients, with its 95 % interval" + ("; by site." if lines[1:] else ".")
+        caption = f"Shared model on validation patients, with its {LEVEL}{'; by site' if lines[1:] else ''}."
         found.append(_figure(f"{name} while training", drawing, caption))
     return found
 
@@ -157,13 +158,23 @@ def _line(metric: str, name: str, points: Sequence[tuple[int, Any]]) -> figures.
         name,
         tuple(at for at, _ in known),
         tuple(found.value for _, found in known),
-        tuple(math.nan if found.low is None else found.low for _, found in known),
-        tuple(math.nan if found.high is None else found.high for _, found in known),
+        tuple(found.low for _, found in known),
+        tuple(found.high for _, found in known),
     )
 
 
+def _sites_figure(run: Run) -> Figure:
+    sites, own = sites_of(run.results.final), sites_of(run.results.personalised)
+    rows = [_site_row(site, sites, own, run.headline) for site in _weakest_last(run, list(sites))]
+    drawing = figures.dot_chart("sites", run.headline, rows[-figures.MOST_NAMED_ROWS :], run.pooled)
+    caption = "On each site's own test patients. Dashed: the shared model on all patients."
+    if len(rows) > figures.MOST_NAMED_ROWS:
+        caption += f" The {figures.MOST_NAMED_ROWS} weakest of {len(rows)} sites; all are in the table."
+    return _figure(f"{label(run.headline)} by site", drawing, caption, {kind for row in rows for kind, _ in row.marks})
+
+
 def _site_row(site: str, sites: Any, own: Any, metric: str) -> figures.Row:  # noqa: ANN401 - parsed JSON
-    marks: list[tuple[figures.Kind, Any]] = [("federation", measure(sites[site].get(metric)))]
+    marks: list[tuple[Kind, Any]] = [("federation", measure(sites[site].get(metric)))]
     if site in own:
         marks.append(("personalised", measure(own[site].get(metric))))
     return figures.Row(site, tuple(marks))
@@ -191,20 +202,25 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     pooled, results, private = run.pooled, run.results, run.plan.privacy
     complete = sum(not entry.missing for entry in results.participation)
     bounds = interval(run.headline, pooled)
-    facts = [(label(run.headline), number(run.headline, pooled.value), f"95 % interval {bounds}" if bounds else "")]
+    facts = [(label(run.headline), number(run.headline, pooled.value), f"{LEVEL} {bounds}" if bounds else "")]
     if pooled.n_patients:
         facts.append(("Test patients", str(pooled.n_patients), "never seen in training"))
-    facts.append(("Sites", str(len(run.sites)), f"all present in {complete} of {len(results.participation)} rounds"))
+    rounds = len(results.participation)
+    facts.append(("Sites", str(len(run.sites)), f"all present in {complete} of {rounds} rounds" if rounds else ""))
     guarantee = f"ε = {private.epsilon:g}" if private.epsilon else "none"
-    facts.append(("Privacy", guarantee, f"δ = {private.delta:g}, per patient" if private.delta else "no differential privacy"))
+    facts.append(
+        ("Privacy", guarantee, f"δ = {private.delta:g}, per patient" if private.delta else "no differential privacy")
+    )
     ratio = results.timing.overhead_ratio
-    cost = f"{ratio:.2f} × local training" if ratio else f"{duration(results.timing.local_training_s)} in training"
+    cost = (
+        f"{ratio:.2f} {TIMES} local training" if ratio else f"{duration(results.timing.local_training_s)} in training"
+    )
     return [*facts, ("Time", duration(results.timing.total_s), cost)]
 
 
 def _method(run: Run) -> list[tuple[str, str]]:
     plan = run.plan
-    size = " × ".join(map(str, plan.preprocessing.size))
+    size = f" {TIMES} ".join(map(str, plan.preprocessing.size))
     return [
         ("Network", plan.model.name),
         ("Input", f"{size} {'voxels' if plan.dimensions == 3 else 'pixels'}, {plan.preprocessing.colour}"),

@@ -67,7 +67,7 @@ def read_run(folder: Path) -> Run:
     results = read_results(folder)
     if plan.digest() != results.plan_digest:
         raise RunError(
-            f"the results belong to plan {results.plan_digest[:12]}…, {PLAN} in the same folder is {plan.digest()[:12]}…",
+            f"the results belong to plan {results.plan_digest[:12]}…, {PLAN} beside them is {plan.digest()[:12]}…",
             hint="put back the plan that this run executed",
         )
     return Run(plan, (folder / PLAN).read_text(encoding="utf-8"), results, read_rounds(folder / ROUNDS))

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -29,9 +29,15 @@ ACCENT, SECOND, ALERT = "#0a5a9c", "#00755a", "#b3400a"
 SERIES = ("#d55e00", "#00916a", "#a8518a", "#8a6d00", "#6a5acd", "#7a4a2b")
 """Lines beside ``ACCENT``, at least 3:1 against white; the first three after Okabe and Ito (2008), darkened."""
 
-TONES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ACCENT: "accent", SECOND: "second", ALERT: "alert"} | {
-    colour: f"series-{position}" for position, colour in enumerate(SERIES, start=1)
-}
+TONES = {
+    INK: "ink",
+    MUTED: "muted",
+    RULE: "rule",
+    PAPER: "paper",
+    ACCENT: "accent",
+    SECOND: "second",
+    ALERT: "alert",
+} | {colour: f"series-{position}" for position, colour in enumerate(SERIES, start=1)}
 
 WIDTH = 440
 """Drawn this wide and shown at 360 to 560 pixels, so that text of these sizes stays readable on a phone."""
@@ -61,9 +67,9 @@ def draw_svg(name: str, alt: str, frame: Frame, paint: Callable[[Axes], None]) -
         frame: size in pixels.
         paint: draws on the axes it is given.
     """
-    with mpl.rc_context(_settings(name)):
+    with mpl.rc_context(cast("Any", _settings(name))):
         figure = Figure(figsize=(WIDTH / _POINTS_PER_INCH, frame.height / _POINTS_PER_INCH))
-        canvas = FigureCanvasSVG(figure)
+        canvas: Any = FigureCanvasSVG(figure)
         width, height = WIDTH - frame.left - frame.right, frame.height - frame.top - frame.bottom
         box = (frame.left / WIDTH, frame.bottom / frame.height, width / WIDTH, height / frame.height)
         paint(figure.add_axes(box))

@@ -1,8 +1,8 @@
 """The report's tables as values, shared by the page and the terminal.
 
 Promises
-- Every metric of ``results.json`` that is not of a single class stands in a table for all patients, sites and arms, with
-  its interval where there is one; those of single classes stand in the table of all patients.
+- Every metric of ``results.json`` that is not of a single class stands in a table for all patients, sites and arms,
+  with its interval where there is one; those of single classes stand in a table of their own, for all patients.
 - A cell keeps the full value beside the rounded text.
 - What the plan does not release has no table; what is undetermined or suppressed has a cell that says so.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from server.report.arms import arms_of
-from server.report.metrics import Measure, interval, label, measure, number
+from server.report.metrics import LEVEL, TIMES, UNDETERMINED, Measure, interval, label, measure, number
 from server.report.run import Run, sites_of
 
 
@@ -51,15 +51,28 @@ def pooled_table(run: Run) -> Table:
     final = run.results.final
     parts = [part for part in ("macro", "worst") if final.get(part)]
     headings = {"macro": "Mean of sites", "worst": "Worst site"}
-    rows = [(label(metric), _pooled_cells(final, metric, parts)) for metric in run.metrics]
+    rows = [(label(metric), _pooled_cells(final, metric, parts)) for metric in run.overall_metrics]
     columns = ("Metric", "All patients", *(headings[part] for part in parts))
     amount = f" of the {run.pooled.n_patients}" if run.pooled.n_patients else ""
-    note = f"All patients: each{amount} test patients counts once, at whichever site. Below each value its 95 % interval."
+    note = f"All patients: each{amount} test patients counts once, at whichever site. Below each value its {LEVEL}."
     if parts:
         note += " Mean of sites: each site counts once, however small."
     for metric, sites in sorted((final.get("undetermined") or {}).items()):
-        note += f" {label(metric)} is not determined at {', '.join(sites)}, which is in neither the mean nor the worst site."
+        note += f" {label(metric)} is not determined at {', '.join(sites)}, so not in its mean and worst site."
+    if any(cell.text == UNDETERMINED for _, cells in rows for cell in cells):
+        note += f" {UNDETERMINED} stands for what these patients do not determine."
     return Table("All sites together", columns, tuple(rows), note, label(run.headline))
+
+
+def class_table(run: Run) -> Table | None:
+    """Metrics of each class of the final model on all test patients; None where none is told apart."""
+    pooled, classes = run.results.final["pooled"], run.plan.data.classes
+    metrics = [metric for metric in run.overall_metrics if any(f"{metric}_{name}" in pooled for name in classes)]
+    found = [(name, {metric: measure(pooled.get(f"{metric}_{name}")) for metric in metrics}) for name in classes]
+    measured = [(name, values) for name, values in found if any(f"{metric}_{name}" in pooled for metric in metrics)]
+    if not measured:
+        return None
+    return _by_metric("Class by class", "Class", measured, metrics, "The shared model on all test patients.")
 
 
 def site_tables(run: Run, metrics: Sequence[str]) -> list[Table]:
@@ -92,7 +105,11 @@ def data_table(run: Run) -> Table | None:
         return None
     rows = []
     for site in sorted(data):
-        reasons = [f"{count} {code.replace('-', ' ')}" for code, count in sorted(data[site].quarantined.items()) if count]
+        reasons = [
+            f"{count} {TIMES} {code.replace('-', ' ')}"
+            for code, count in sorted(data[site].quarantined.items())
+            if count
+        ]
         cells = (Cell(str(data[site].patients)), Cell(str(data[site].cases)), Cell(", ".join(reasons) or "none"))
         rows.append((site, cells))
     columns = ("Site", "Usable patients", "Usable images", "Set aside, by reason")
@@ -106,7 +123,7 @@ def participation_table(run: Run) -> Table:
     for site in sorted({name for entry in entries for name in (*entry.participants, *entry.missing)}):
         present = sum(site in entry.participants for entry in entries)
         codes = [entry.missing[site] for entry in entries if site in entry.missing]
-        reasons = [f"{codes.count(code)} × {code.replace('-', ' ')}" for code in sorted(set(codes))]
+        reasons = [f"{codes.count(code)} {TIMES} {code.replace('-', ' ')}" for code in sorted(set(codes))]
         rows.append((site, (Cell(f"{present} of {len(entries)}"), Cell(", ".join(reasons) or UNMISSED))))
     return Table("Rounds taken part in", ("Site", "Rounds", "Missing because"), tuple(rows))
 
@@ -118,7 +135,7 @@ def privacy_table(run: Run) -> Table | None:
         return None
     names = ("epsilon", "delta", "sigma", "q", "steps")
     rows = tuple((site, tuple(_plain(spent[site].get(name)) for name in names)) for site in sorted(spent))
-    return Table("Privacy spent", ("Site", "ε", "δ", "Noise σ", "Sampling rate q", "Steps"), rows)
+    return Table("Privacy spent", ("Site", "ε", "δ", "Noise multiplier", "Sampling rate q", "Steps"), rows)
 
 
 UNMISSED = "never missing"
@@ -156,4 +173,4 @@ def _cell(metric: str, measured: Measure) -> Cell:
 def _plain(value: float | str | None) -> Cell:
     if isinstance(value, float):
         return Cell(f"{value:.4g}", value=value)
-    return Cell("–" if value is None else str(value), value=value if isinstance(value, int) else None)
+    return Cell(UNDETERMINED if value is None else str(value), value=value if isinstance(value, int) else None)

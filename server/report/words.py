@@ -9,8 +9,8 @@ Promises
 from __future__ import annotations
 
 from server.report.arms import Arm, arms_of, single_sites
-from server.report.metrics import interval, label, number
-from server.report.run import Run
+from server.report.metrics import LEVEL, interval, label, number
+from server.report.run import Run, sites_of
 from shared.plan import Plan
 
 IMAGES = {
@@ -32,7 +32,7 @@ def title(plan: Plan) -> str:
 
 def summary(run: Run) -> list[str]:
     """The run in a paragraph: what to hold the headline number against, where it is weakest, who was missing."""
-    sentences = [_alone(run), _central(run), _personalised(run), _worst(run), _missing(run)]
+    sentences = [_alone(run), _central(run), _personalised(run), _worst(run), _withheld(run), _missing(run)]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -73,8 +73,8 @@ def _headline(run: Run) -> str:
     name = label(run.headline)
     if not pooled.determined:
         return f"On {patients} of all sites, {name} could not be determined."
-    bounds = f" (95 % interval {interval(run.headline, pooled)})" if pooled.has_interval else ""
-    return f"On {patients} of all sites the shared model reaches a {name} of {number(run.headline, pooled.value)}{bounds}."
+    bounds = f" ({LEVEL} {interval(run.headline, pooled)})" if pooled.has_interval else ""
+    return f"On {patients} of all sites the shared model's {name} is {number(run.headline, pooled.value)}{bounds}."
 
 
 def _alone(run: Run) -> str:
@@ -96,7 +96,7 @@ def _central(run: Run) -> str:
         return ""
     value, pooled = arm.measure(run.headline).value, run.pooled
     place = ""
-    if pooled.low is not None and pooled.high is not None and pooled.has_interval:
+    if pooled.has_interval:
         inside = pooled.low <= value <= pooled.high
         place = ", inside the shared model's interval" if inside else ", outside the shared model's interval"
     return f"Training on all data in one room, which would move the images, reaches {_value(run, arm)}{place}."
@@ -116,6 +116,12 @@ def _worst(run: Run) -> str:
     return f"The shared model is weakest at {worst['site']}, with {number(run.headline, worst['value'])}."
 
 
+def _withheld(run: Run) -> str:
+    if sites_of(run.results.final):
+        return ""
+    return "Numbers of single sites were not released, so how much sites differ is not known."
+
+
 def _missing(run: Run) -> str:
     entries = run.results.participation
     incomplete = sum(bool(entry.missing) for entry in entries)
@@ -130,16 +136,20 @@ def _guarantee(run: Run) -> str:
     private = run.plan.privacy
     if private.unit == "none":
         return (
-            "There is no differential privacy in this run. Images did not leave their site, but nothing bounds what the "
-            "trained model, or an update on its way, may reveal about a single patient."
+            "There is no differential privacy in this run. Images did not leave their site, but nothing bounds what "
+            "the trained model, or an update on its way, may reveal about a single patient."
         )
-    unsafe = any(str(entry.get("noise", "")).startswith("unsafe") for entry in run.results.privacy.values())
+    spent = run.results.privacy.values()
     said = (
         f"The model is differentially private with respect to one patient with all their images: planned "
-        f"ε = {private.epsilon:g} at δ = {private.delta:g}, at each site. The table shows what was spent."
+        f"ε = {private.epsilon:g} at δ = {private.delta:g}, at each site."
     )
-    if unsafe:
-        said += " The noise of this simulation came from a seeded generator: the numbers are an exercise, not a guarantee."
+    if spent:
+        said += " The table shows what was spent."
+    if any(str(entry.get("noise", "")).startswith("unsafe") for entry in spent):
+        said += (
+            " The noise of this simulation came from a seeded generator: the numbers are an exercise, not a guarantee."
+        )
     return said
 
 

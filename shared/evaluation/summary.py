@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from shared.evaluation.additive import Statistics
 from shared.evaluation.intervals import Interval, with_intervals
@@ -68,7 +69,7 @@ def summarise(task: Task, pooled: Statistics, per_site: Mapping[str, Statistics]
     )
 
 
-def final_block(summary: Summary) -> dict[str, object]:
+def final_block(summary: Summary) -> dict[str, Any]:
     """``summary`` as the ``final`` object of results.json."""
     return {
         "pooled": _rows(summary.pooled),

@@ -95,22 +95,16 @@ def _check_edges(plan: Plan, key: str, edges: tuple[int, ...]) -> None:
     name, row = plan.model.name, architecture(plan.model.name)
     factor = row.reduction(resolve_widths(name, plan.model.channels))
     rounded = [max(1, -(-edge // factor)) * factor for edge in edges]
-    got = f"got {key} = {list(edges)}"
     if row.edges == "divisible" and rounded != list(edges):
-        raise ModelError(
-            f"{name} needs each edge divisible by {factor}, {got}", hint=f"such as {rounded}", code="model-size"
-        )
-    if min(edges) < factor:
-        enough = [max(edge, factor) for edge in edges]
-        raise ModelError(
-            f"{name} needs each edge to be at least {factor}, {got}", hint=f"such as {enough}", code="model-size"
-        )
-    if plan.model.norm == "instance" and math.prod(edge // factor for edge in edges) < LEAST_VOXELS:
-        raise ModelError(
-            f"{name} with instance norm needs {LEAST_VOXELS} voxels at its deepest level, 1/{factor} of each edge, {got}",
-            hint=f'make edges longer, such as {2 * factor}, or set model.norm = "group"',
-            code="model-size",
-        )
+        need, hint = f"each edge divisible by {factor}", f"such as {rounded}"
+    elif min(edges) < factor:
+        need, hint = f"each edge to be at least {factor}", f"such as {[max(edge, factor) for edge in edges]}"
+    elif plan.model.norm == "instance" and math.prod(edge // factor for edge in edges) < LEAST_VOXELS:
+        need = f"{LEAST_VOXELS} voxels for instance norm at its deepest level, 1/{factor} of each edge"
+        hint = f'make edges longer, such as {2 * factor}, or set model.norm = "group"'
+    else:
+        return
+    raise ModelError(f"{name} needs {need}, got {key} = {list(edges)}", hint=hint, code="model-size")
 
 
 @contextmanager

@@ -135,7 +135,9 @@ def _require_fit(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
     broken = [name for name in common if not tensors[name].isfinite().all()]
     if broken:
         raise ModelError(
-            f"the weights hold values that are not finite: {_said('tensors', broken)}", code="model-weights"
+            f"the weights hold values that are not finite: {_said('tensors', broken)}",
+            hint="train or convert the file again",
+            code="model-weights",
         )
 
 

@@ -20,14 +20,11 @@ from numpy.typing import NDArray
 
 from shared.errors import CaseError
 from shared.preprocessing.dicom_header import Plane
-from shared.preprocessing.dicom_pixels import DicomFile, decode, read_file
+from shared.preprocessing.dicom_pixels import DicomFile, decode, decode_into, read_file
 from shared.preprocessing.image import FloatArray, Image
 from shared.preprocessing.orientation import canonical_affine, spacing_of, to_canonical
 from shared.preprocessing.quarantine import refuse_oversized
 from shared.preprocessing.slice_grid import affine_of, order_of
-
-SEGMENTATIONS = frozenset({"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"})
-"""SOP classes: Segmentation Storage and Label Map Segmentation Storage."""
 
 
 def image_from_files(paths: Sequence[Path]) -> Image:
@@ -94,9 +91,9 @@ def _numbered(path: Path, number: int, total: int) -> DicomFile:
 
 
 def _require_image(file: DicomFile) -> None:
-    if str(file.dataset.get("SOPClassUID", "")) in SEGMENTATIONS:
+    if file.kind == "segmentation":
         raise CaseError("a segmentation is not an image", hint="give it as the mask of its image", code="not-an-image")
-    if file.shape[0] > 1 and "TotalPixelMatrixColumns" in file.dataset:
+    if file.kind == "tiles":
         raise CaseError(
             f"the file holds {file.shape[0]} tiles of a slide",
             hint="export the region of interest as one image",
@@ -118,6 +115,6 @@ def _stacked(files: Sequence[DicomFile], order: NDArray[np.intp]) -> FloatArray:
     start = 0
     for file in files:
         stop = start + file.shape[0]
-        voxels[:, places[start:stop]] = decode(file).swapaxes(0, 1)
+        decode_into(file, [voxels[:, place] for place in places[start:stop]])
         start = stop
     return voxels

@@ -12,6 +12,8 @@ Planes of a 3-D ultrasound volume, which are relative to the probe and not to th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,15 +69,17 @@ def frames_of(dataset: Dataset) -> int:
     return max(int(dataset.get("NumberOfFrames") or 1), 1)
 
 
-def macro(dataset: Dataset, frame: int, name: str) -> Dataset | None:
-    """The functional group ``name`` of one frame: its own, else the shared one, else the file's top level."""
+def holders_of(dataset: Dataset, frame: int) -> tuple[Dataset, ...]:
+    """Where a frame's functional groups stand, the nearest first: its own item, the shared one, the top level."""
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     shared = dataset.get("SharedFunctionalGroupsSequence") or ()
-    for holder in (*per_frame[frame : frame + 1], *shared[:1], dataset):
-        if holder.get(name):
-            found: Dataset = holder[name].value[0]
-            return found
-    return None
+    return (*per_frame[frame : frame + 1], *shared[:1], dataset)
+
+
+def macro(holders: Sequence[Dataset], name: str) -> Dataset | None:
+    """The first item of the functional group ``name``, from the nearest of ``holders`` that has it."""
+    found: Dataset | None = next((holder.get(name)[0] for holder in holders if holder.get(name)), None)
+    return found
 
 
 def planes_of(dataset: Dataset) -> tuple[Plane, ...] | None:
@@ -98,60 +102,80 @@ def planes_of(dataset: Dataset) -> tuple[Plane, ...] | None:
 
 def pixel_spacing(dataset: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """Distance (between rows, between columns) in mm of a frame, or None where the file does not say."""
-    measures = macro(dataset, frame, "PixelMeasuresSequence") or dataset
+    measures = macro(holders_of(dataset, frame), "PixelMeasuresSequence") or dataset
     for holder, name in (
         (measures, "PixelSpacing"),
         (dataset, "ImagerPixelSpacing"),
         (dataset, "NominalScannedPixelSpacing"),
     ):
-        if holder.get(name):
-            rows, columns = (float(mm) for mm in holder[name].value)
-            return (rows, columns) if min(rows, columns) > 0 else None
+        numbers = decimals(holder, name)
+        if len(numbers) == 2:
+            return (numbers[0], numbers[1]) if min(numbers) > 0 else None
     return _ultrasound_spacing(dataset)
 
 
 def rescale_of(dataset: Dataset, frame: int) -> tuple[float, float]:
     """(slope, intercept) from stored to modality values of a frame; (1, 0) where nothing is said."""
-    holder = macro(dataset, frame, "PixelValueTransformationSequence") or dataset
-    slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
-    return (1.0 if slope is None else float(slope)), (0.0 if intercept is None else float(intercept))
+    holder = macro(holders_of(dataset, frame), "PixelValueTransformationSequence") or dataset
+    slope, intercept = decimals(holder, "RescaleSlope"), decimals(holder, "RescaleIntercept")
+    return (slope[0] if slope else 1.0), (intercept[0] if intercept else 0.0)
 
 
-def _offsets_mm(dataset: Dataset) -> Vector | None:
+def decimals(dataset: Dataset, name: str) -> tuple[float, ...]:
+    """Numbers of a decimal string element; none where it is absent or empty.
+
+    pydicom checks and wraps each number, 0.02 ms apiece, which for raw CT slices would double the time to read them; so
+    an element that nobody has touched yet is parsed from its bytes.
+    """
+    if name not in dataset:
+        return ()
+    element = dataset.get_item(name)
+    value = element.value
+    if isinstance(value, bytes):
+        text = value.strip(b" \0")
+        return tuple(float(part) for part in text.split(b"\\")) if text else ()
+    return tuple(float(part) for part in np.atleast_1d(value)) if value is not None else ()
+
+
+def _offsets_mm(dataset: Dataset) -> tuple[float, ...] | None:
     """Distance of each frame of a classic multi-frame file from its first, along the normal."""
-    if dataset.get("GridFrameOffsetVector"):
-        offsets = np.array(dataset.GridFrameOffsetVector, np.float64)
-    elif dataset.get("SliceVector") and dataset.get("SpacingBetweenSlices"):
-        offsets = np.array(dataset.SliceVector, np.float64) * float(dataset.SpacingBetweenSlices)
+    if "GridFrameOffsetVector" in dataset:
+        offsets = decimals(dataset, "GridFrameOffsetVector")
+    elif "SliceVector" in dataset and "SpacingBetweenSlices" in dataset:
+        between = decimals(dataset, "SpacingBetweenSlices")[0]
+        offsets = tuple(float(number) * between for number in np.atleast_1d(dataset.SliceVector))
     else:
         return None
-    return np.atleast_1d(offsets - offsets.flat[0])
+    return tuple(offset - offsets[0] for offset in offsets)
 
 
 def _plane(dataset: Dataset, frame: int) -> Plane | None:
-    position = _numbers(dataset, frame, ("PlanePositionSequence", "ImagePositionPatient"), 3)
-    orientation = _numbers(dataset, frame, ("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
+    holders = holders_of(dataset, frame)
+    position = _numbers(holders, ("PlanePositionSequence", "ImagePositionPatient"), 3)
+    orientation = _numbers(holders, ("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
     spacing = pixel_spacing(dataset, frame)
     if position is None or orientation is None or spacing is None:
         return None
     right, down = orientation[:3], orientation[3:]
-    lengths = np.linalg.norm(right), np.linalg.norm(down)
-    if not np.isfinite(position).all() or not np.allclose(lengths, 1, atol=1e-2) or abs(right @ down) > 1e-2:
+    lengths = math.hypot(*right), math.hypot(*down)
+    product = math.fsum(a * b for a, b in zip(right, down, strict=True))
+    if not all(map(math.isfinite, position)) or not max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(product)) < 1e-2:
         raise CaseError(
             f"image orientation is not two perpendicular unit vectors (lengths {lengths[0]:.3f} and {lengths[1]:.3f}, "
-            f"product {right @ down:.3f})",
+            f"product {product:.3f})",
             hint="check ImageOrientationPatient and ImagePositionPatient",
             code="bad-geometry",
         )
-    return Plane(position, down / lengths[1], right / lengths[0], spacing)
+    return Plane(np.array(position), np.array(down) / lengths[1], np.array(right) / lengths[0], spacing)
 
 
-def _numbers(dataset: Dataset, frame: int, where: tuple[str, str], count: int) -> Vector | None:
+def _numbers(holders: Sequence[Dataset], where: tuple[str, str], count: int) -> tuple[float, ...] | None:
     """``count`` numbers of an element that stands in a functional group, at top level, or in the detector's item."""
     group, name = where
-    for holder in (macro(dataset, frame, group), dataset, macro(dataset, frame, "DetectorInformationSequence")):
-        if holder is not None and holder.get(name) and len(holder[name].value) == count:
-            return np.array(holder[name].value, np.float64)
+    for holder in (macro(holders, group), holders[-1], macro(holders, "DetectorInformationSequence")):
+        found = () if holder is None else decimals(holder, name)
+        if len(found) == count:
+            return found
     return None
 
 

@@ -3,8 +3,8 @@
 Promises
 - ``read_file`` accepts part 10 files, with any name, and bare datasets without preamble; ``decode`` gives float32 of
   shape (frames, channels, rows, columns). Whatever the bytes are, the only exception is ``CaseError``.
-- Grey pixels are modality values: rescale or modality LUT applied (PS3.3 C.11.1), in float64 and rounded once; per frame
-  where the object is enhanced. CT is Hounsfield units.
+- Grey pixels are modality values: rescale or modality LUT applied (PS3.3 C.11.1), in float64 and rounded once; frame by
+  frame where the object is enhanced. CT is Hounsfield units.
 - MONOCHROME1 is inverted within the range its stored bits can express: brighter is always more.
 - Colour (RGB, YBR, palette) becomes RGB from 0 to 255, whatever its bit depth and planar configuration.
 - Decoders are tried in one fixed order and GDCM never, so that lossy images decode to the same values at sites that
@@ -15,8 +15,10 @@ Left out: display windows (VOI LUT), overlays, colour profiles, and pixel paddin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,9 @@ from shared.preprocessing.quarantine import refuse_oversized, refusing
 
 _PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
 _PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_SEGMENTATIONS = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
+"""SOP classes: Segmentation Storage and Label Map Segmentation Storage."""
+
 _GREY = ("MONOCHROME2", "MONOCHROME1")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 _PALETTE = "PALETTE COLOR"
@@ -46,16 +51,25 @@ class DicomFile:
 
     Attributes:
         shape: (frames, channels, rows, columns) after ``decode``.
+        kind: what the frames are, by SOP class.
         modality: the plan's name for the modality.
+        photometric: how stored values stand for grey or colour.
         planes: where each frame lies, or None where the file does not say.
         spacing_mm: (between rows, between columns), or None where the file does not say.
-        dataset: the whole header; identifies a patient, so it is never shown, logged or stored.
+        instance: SOP Instance UID, or an empty string.
+        space: Frame of Reference UID, or an empty string.
+        dataset: the whole header. It and the two identifiers are never shown, logged or stored; reading an element from
+            it may raise anything and warn with its value, so that belongs inside ``refusing``.
     """
 
     shape: tuple[int, int, int, int]
+    kind: Literal["image", "segmentation", "tiles"]
     modality: Modality
+    photometric: str
     planes: tuple[Plane, ...] | None
     spacing_mm: tuple[float, float] | None
+    instance: str = field(repr=False)
+    space: str = field(repr=False)
     dataset: Dataset = field(repr=False)
 
 
@@ -68,13 +82,12 @@ def read_file(path: Path) -> DicomFile:
     with refusing("unreadable-dicom", "the file cannot be read as DICOM", "check that the transfer was complete"):
         dataset = dcmread(path, force=True)
         if "SOPClassUID" not in dataset and "Rows" not in dataset:
-            raise CaseError("the file is not DICOM", hint="remove it from the study", code="unreadable-dicom")
+            raise CaseError(
+                "the file is not DICOM, or its header is damaged", hint="fetch it again", code="unreadable-dicom"
+            )
         if not any(name in dataset for name in _PIXEL_ELEMENTS):
             raise CaseError("the DICOM file has no pixel data", hint="send images only", code="no-pixel-data")
-        channels = 3 if dataset.get("SamplesPerPixel", 1) == 3 or _photometric(dataset) == _PALETTE else 1
-        shape = (frames_of(dataset), channels, int(dataset.Rows), int(dataset.Columns))
-        refuse_oversized(shape)
-        return DicomFile(shape, modality_of(dataset), planes_of(dataset), pixel_spacing(dataset), dataset)
+        return _described(dataset)
 
 
 def decode(file: DicomFile) -> FloatArray:
@@ -83,14 +96,22 @@ def decode(file: DicomFile) -> FloatArray:
     Raises:
         CaseError: "undecodable-pixels" or "unknown-colour".
     """
-    photometric = _photometric(file.dataset)
-    if photometric not in {*_GREY, *_COLOUR, _PALETTE}:
+    voxels = np.empty(file.shape, np.float32)
+    decode_into(file, voxels)
+    return voxels
+
+
+def decode_into(file: DicomFile, frames: Iterable[FloatArray]) -> None:
+    """Write each frame of a file, (channels, rows, columns), to its place; raises as ``decode``."""
+    if file.photometric not in {*_GREY, *_COLOUR, _PALETTE}:
         raise CaseError("the photometric interpretation is not supported", code="unknown-colour")
     stored = stored_pixels(file)
     with refusing("undecodable-pixels", "the pixel values cannot be interpreted"):
-        if photometric in _GREY:
-            return _grey(stored, file.dataset)
-        return _palette(stored, file.dataset) if photometric == _PALETTE else _colour(stored, file.dataset)
+        for index, (pixels, frame) in enumerate(zip(stored, frames, strict=True)):
+            if file.photometric in _GREY:
+                _write_grey(pixels, file, index, frame[0])
+            else:
+                frame[:] = _colour(pixels, file)
 
 
 def stored_pixels(file: DicomFile) -> Stored:
@@ -108,16 +129,42 @@ def stored_pixels(file: DicomFile) -> Stored:
         return pixels.reshape(-1, rows, columns, *samples)[:frames]
 
 
+def _described(dataset: Dataset) -> DicomFile:
+    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
+    channels = 3 if dataset.get("SamplesPerPixel", 1) == 3 or photometric == _PALETTE else 1
+    shape = (frames_of(dataset), channels, int(dataset.Rows), int(dataset.Columns))
+    refuse_oversized(shape)
+    return DicomFile(
+        shape=shape,
+        kind=_kind(dataset),
+        modality=modality_of(dataset),
+        photometric=photometric,
+        planes=planes_of(dataset),
+        spacing_mm=pixel_spacing(dataset),
+        instance=str(dataset.get("SOPInstanceUID", "")),
+        space=str(dataset.get("FrameOfReferenceUID", "")),
+        dataset=dataset,
+    )
+
+
+def _kind(dataset: Dataset) -> Literal["image", "segmentation", "tiles"]:
+    if str(dataset.get("SOPClassUID", "")) in _SEGMENTATIONS:
+        return "segmentation"
+    return "tiles" if "TotalPixelMatrixColumns" in dataset and frames_of(dataset) > 1 else "image"
+
+
 def _decoded(dataset: Dataset) -> Stored:
     """Try each decoder in order; the last one's failure is the one that counts."""
     decoder = get_decoder(_transfer_syntax(dataset))
+    # A view saves a copy, and is whole unless unused bits must be cleared from it.
+    options: Any = {"view_only": dataset.get("BitsStored") == dataset.get("BitsAllocated")}
     plugins = [name for name in _PLUGINS if name in decoder.available_plugins] if decoder.is_encapsulated else [""]
     for plugin in plugins[:-1]:
         try:
             return decoder.as_array(dataset, decoding_plugin=plugin)[0]
         except Exception:  # noqa: BLE001, S112 - decoders raise anything; the next one may know this variant
             continue
-    return decoder.as_array(dataset, decoding_plugin=plugins[-1])[0]
+    return decoder.as_array(dataset, decoding_plugin=plugins[-1], **options)[0]
 
 
 def _transfer_syntax(dataset: Dataset) -> str:
@@ -132,31 +179,25 @@ def _transfer_syntax(dataset: Dataset) -> str:
     return str(dataset.file_meta.TransferSyntaxUID)
 
 
-def _photometric(dataset: Dataset) -> str:
-    return str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
+def _write_grey(stored: Stored, file: DicomFile, index: int, out: FloatArray) -> None:
+    """Modality values of one frame, (rows, columns); brighter is more."""
+    _write_modality(stored, file.dataset, index, out)
+    if file.photometric == "MONOCHROME1":
+        ends = np.empty(2, np.float64)
+        _write_modality(_ends(stored, file.dataset), file.dataset, index, ends)
+        np.subtract(ends.sum(), out, out=out)
 
 
-def _grey(stored: Stored, dataset: Dataset) -> FloatArray:
-    frames, rows, columns = stored.shape
-    voxels = np.empty((frames, 1, rows, columns), np.float32)
-    for index, frame in enumerate(stored):
-        values = _modality_values(frame, dataset, index)
-        if _photometric(dataset) == "MONOCHROME1":
-            values = _modality_values(_ends(frame, dataset), dataset, index).sum() - values
-        voxels[index, 0] = values
-    return voxels
-
-
-def _modality_values(stored: Stored, dataset: Dataset, frame: int) -> NDArray[np.number]:
+def _write_modality(stored: Stored, dataset: Dataset, index: int, out: NDArray[np.floating]) -> None:
     if dataset.get("ModalityLUTSequence"):
-        return np.asarray(apply_modality_lut(stored, dataset), np.float64)
-    slope, intercept = rescale_of(dataset, frame)
-    if slope == 1 and intercept == 0:
-        return np.asarray(stored)
+        out[:] = apply_modality_lut(stored, dataset)
+        return
+    slope, intercept = rescale_of(dataset, index)
     if slope == 1 and intercept.is_integer() and abs(intercept) < 2**23 and stored.dtype.itemsize <= 2:
         # Exact in float32, whose integers reach 2**24, and three times as fast: the usual CT.
-        return np.add(stored, np.float32(intercept), dtype=np.float32)
-    return np.multiply(stored, slope, dtype=np.float64) + intercept
+        np.add(stored, np.float32(intercept), out=out, dtype=np.float32)
+    else:
+        out[:] = np.multiply(stored, slope, dtype=np.float64) + intercept
 
 
 def _ends(stored: Stored, dataset: Dataset) -> Stored:
@@ -168,19 +209,10 @@ def _ends(stored: Stored, dataset: Dataset) -> Stored:
     return np.array([lowest, lowest + 2**bits - 1], np.int64)
 
 
-def _colour(stored: Stored, dataset: Dataset) -> FloatArray:
-    return _scaled(np.moveaxis(stored, -1, 1), int(dataset.BitsStored))
-
-
-def _palette(stored: Stored, dataset: Dataset) -> FloatArray:
-    rgb = apply_color_lut(stored, dataset)[..., :3]
-    return _scaled(np.moveaxis(rgb, -1, 1), int(dataset.RedPaletteColorLookupTableDescriptor[2]))
-
-
-def _scaled(colour: Stored, bits: int) -> FloatArray:
-    """Samples of ``bits`` bits as floats from 0 to 255."""
-    return (
-        np.ascontiguousarray(colour, np.float32)
-        if bits == 8
-        else np.multiply(colour, 255 / (2**bits - 1), dtype=np.float64).astype(np.float32, order="C")
-    )
+def _colour(stored: Stored, file: DicomFile) -> FloatArray:
+    """One frame as RGB from 0 to 255, shape (3, rows, columns)."""
+    bits = int(file.dataset.BitsStored)
+    if file.photometric == _PALETTE:
+        stored = apply_color_lut(stored, file.dataset)[..., :3]
+        bits = int(file.dataset.RedPaletteColorLookupTableDescriptor[2])
+    return np.asarray(np.moveaxis(stored, -1, 0) * (255 / (2**bits - 1)), np.float32)

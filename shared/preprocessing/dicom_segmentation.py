@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import CaseError
-from shared.preprocessing.dicom import SEGMENTATIONS, planes_in, read_files
-from shared.preprocessing.dicom_header import Plane, macro
+from shared.preprocessing.dicom import planes_in, read_files
+from shared.preprocessing.dicom_header import Plane, holders_of, macro
 from shared.preprocessing.dicom_pixels import DicomFile, Stored, read_file, stored_pixels
 from shared.preprocessing.image import MaskArray
 from shared.preprocessing.masks import MAX_CLASSES
@@ -41,7 +41,7 @@ class _Grid:
     shape: tuple[int, ...]
     affine: Affine | None
     instances: frozenset[str]
-    frame_of_reference: str
+    space: str
 
 
 def read_segmentation(path: Path, reference: Sequence[Path]) -> MaskArray:
@@ -51,7 +51,7 @@ def read_segmentation(path: Path, reference: Sequence[Path]) -> MaskArray:
         CaseError: "not-a-segmentation", "mask-grid", "mask-values", "overlapping-segments", or what reading raises.
     """
     file = read_file(path)
-    if str(file.dataset.get("SOPClassUID", "")) not in SEGMENTATIONS:
+    if file.kind != "segmentation":
         raise CaseError("the mask is not a DICOM segmentation", code="not-a-segmentation")
     images = read_files(reference)
     grid = _grid(images)
@@ -65,29 +65,27 @@ def read_segmentation(path: Path, reference: Sequence[Path]) -> MaskArray:
 
 
 def _grid(images: Sequence[DicomFile]) -> _Grid:
-    instances = frozenset(str(image.dataset.get("SOPInstanceUID", "")) for image in images)
-    space = str(images[0].dataset.get("FrameOfReferenceUID", ""))
+    instances = frozenset(image.instance for image in images)
     rows, columns = images[0].shape[2:]
     if sum(image.shape[0] for image in images) == 1:
         affine = None if images[0].planes is None else affine_of(images[0].planes)
-        return _Grid((1, rows, columns), affine, instances, space)
+        return _Grid((1, rows, columns), affine, instances, images[0].space)
     planes = planes_in(images)
     affine = affine_of([planes[index] for index in order_of(planes)])
     stored = (len(planes), rows, columns)
     shape = tuple(stored[source] for source in canonical_axes(affine)[0])
-    return _Grid(shape, canonical_affine(affine, stored), instances, space)
+    return _Grid(shape, canonical_affine(affine, stored), instances, images[0].space)
 
 
 def _require_same_patient_space(file: DicomFile, grid: _Grid) -> None:
-    space = str(file.dataset.get("FrameOfReferenceUID", ""))
-    if space and grid.frame_of_reference and space != grid.frame_of_reference:
+    if file.space and grid.space and file.space != grid.space:
         raise _misplaced("is in another frame of reference than the image")
 
 
 def _classes(file: DicomFile, stored: Stored, frame: int) -> NDArray[np.integer]:
     """Class index of each pixel of one frame, shape (rows, columns)."""
     kind = str(file.dataset.get("SegmentationType", "BINARY"))
-    identity = macro(file.dataset, frame, "SegmentIdentificationSequence")
+    identity = macro(holders_of(file.dataset, frame), "SegmentIdentificationSequence")
     if kind == "LABELMAP":
         classes = np.asarray(stored, np.int64)
     elif identity is None:
@@ -125,7 +123,7 @@ def _frame_matrix(plane: Plane) -> Affine:
 
 def _require_source(file: DicomFile, frame: int, grid: _Grid) -> None:
     """Accept a frame without position only for a single image of its size, which it names as its source if any."""
-    derivation = macro(file.dataset, frame, "DerivationImageSequence")
+    derivation = macro(holders_of(file.dataset, frame), "DerivationImageSequence")
     sources = (derivation.get("SourceImageSequence") if derivation is not None else None) or ()
     named = {str(source.get("ReferencedSOPInstanceUID", "")) for source in sources}
     if grid.shape != (1, *file.shape[2:]) or (named and not named & grid.instances):

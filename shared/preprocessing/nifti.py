@@ -28,7 +28,8 @@ from shared.preprocessing.orientation import Affine, Scalar, canonical_affine, s
 from shared.preprocessing.quarantine import refuse_oversized, refusing
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MM = {"unknown": 1.0, "mm": 1.0, "meter": 1e3, "micron": 1e-3}
+_MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
+"""Millimetres per unit of space, by the lowest three bits of xyzt_units: not said, m, mm, micrometres."""
 _WITHIN = 0.1
 """A mask's voxels must lie within this share of the smallest spacing of the image's."""
 
@@ -76,7 +77,7 @@ def _load(path: Path) -> tuple[NDArray[np.generic], Affine]:
         if not isinstance(file, nibabel.Nifti1Pair):
             raise CaseError("the file is not NIfTI", code="unreadable-nifti")
         refuse_oversized(file.shape)
-        scale = _MM[file.header.get_xyzt_units()[0]]
+        scale = _MM[int(file.header["xyzt_units"]) & 7]
         affine = np.diag([scale, scale, scale, 1.0]) @ _RAS_TO_LPS @ file.affine
         return _channels_first(np.asanyarray(file.dataobj)), affine
 

@@ -90,7 +90,9 @@ def block(gain: float = 0.0, half: float = 0.019) -> dict[str, Any]:
     """A ``final`` block: macro and worst follow from the sites by the definition of ``docs/results.md``."""
     sites = {site: overlap(SKILL[site] + gain, 2.4 * half, PATIENTS[site]) for site in SITES}
     macro = {name: float(np.mean([sites[site][name]["value"] for site in SITES])) for name in sites["drive"]}
-    lowest = {name: (max if name == "hd95" else min)(SITES, key=lambda site: sites[site][name]["value"]) for name in macro}
+    lowest = {
+        name: (max if name == "hd95" else min)(SITES, key=lambda site: sites[site][name]["value"]) for name in macro
+    }
     worst = {name: {"site": site, "value": sites[site][name]["value"]} for name, site in lowest.items()}
     pooled = overlap(0.791234 + gain, half, sum(PATIENTS.values()))
     return {"pooled": pooled, "sites": sites, "macro": macro, "worst": worst, "undetermined": {}}
@@ -197,5 +199,9 @@ def phantoms() -> list[PhantomExample]:
         prediction = ((spine < 0.022) | ((branch < 0.016) & (rows > 0.35))).astype(np.uint8)
         grain = np.random.default_rng(place).normal(0, 0.05, truth.shape)
         disc = np.clip(1.2 - 2.2 * np.hypot(rows - 0.5, columns - 0.5), 0, None)
-        found.append(PhantomExample(f"Phantom {place + 1}, Dice {0.83 - 0.05 * place:.2f}", disc - 0.35 * truth + grain, truth, prediction))
+        found.append(
+            PhantomExample(
+                f"Phantom {place + 1}, Dice {0.83 - 0.05 * place:.2f}", disc - 0.35 * truth + grain, truth, prediction
+            )
+        )
     return found

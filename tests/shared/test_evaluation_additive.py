@@ -1,11 +1,15 @@
+"""Statistics add up exactly, respect patients, and survive the way through a flat vector."""
+
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from shared.errors import ProtocolError
 from shared.evaluation.additive import (
@@ -28,27 +32,27 @@ def seen(patient: str, length: int) -> tuple[str, Observation]:
     return patient, {"total": np.array(length, np.int64), "bins": np.eye(3, dtype=np.int64)[length % 3]}
 
 
-def test_a_patient_with_three_images_is_one_patient_and_three_cases():
+def test_a_patient_with_three_images_is_one_patient_and_three_cases() -> None:
     total = collect(SCHEMA, [seen("a", 1), seen("a", 2), seen("b", 4), seen("a", 7)]).total()
 
     assert (total[PATIENTS], total[CASES], total["total"]) == (2, 4, 14)
     assert total["bins"].tolist() == [0, 3, 1]
 
 
-def test_all_images_of_a_patient_fall_into_one_group():
+def test_all_images_of_a_patient_fall_into_one_group() -> None:
     counts = collect(SCHEMA, [seen("a", 1), seen("a", 2), seen("a", 3)]).counts
 
     assert np.count_nonzero(counts[CASES]) == 1
     assert counts[CASES][group_of("a")] == 3
 
 
-def test_groups_of_patients_are_the_same_in_every_process():
+def test_groups_of_patients_are_the_same_in_every_process() -> None:
     expected = int.from_bytes(hashlib.sha256(b"consilium-group-1p-17").digest()[:8], "big") % 20
 
     assert group_of("p-17") == expected
 
 
-def test_a_thousand_patients_spread_over_all_groups():
+def test_a_thousand_patients_spread_over_all_groups() -> None:
     sizes = np.bincount([group_of(f"patient-{number}") for number in range(1000)], minlength=GROUPS)
 
     # 50 a group on average; the chance that a fair hash leaves 25..80 somewhere is below 1e-3.
@@ -56,7 +60,7 @@ def test_a_thousand_patients_spread_over_all_groups():
     assert sizes.max() < 80
 
 
-def test_leaving_out_a_group_and_adding_it_again_gives_the_total():
+def test_leaving_out_a_group_and_adding_it_again_gives_the_total() -> None:
     statistics = collect(SCHEMA, [seen(f"p{number}", number) for number in range(60)])
 
     for group in range(GROUPS):
@@ -67,7 +71,9 @@ def test_leaving_out_a_group_and_adding_it_again_gives_the_total():
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 10**6)), max_size=30), st.integers(0, 30))
 @settings(max_examples=60, deadline=None)
-def test_flat_and_from_flat_are_inverse_and_addition_of_vectors_is_addition_of_statistics(pairs, cut):
+def test_flat_and_from_flat_are_inverse_and_addition_of_vectors_is_addition_of_statistics(
+    pairs: list[tuple[str, int]], cut: int
+) -> None:
     one = collect(SCHEMA, [seen(*pair) for pair in pairs[:cut]])
     other = collect(SCHEMA, [seen(*pair) for pair in pairs[cut:]])
 
@@ -78,18 +84,18 @@ def test_flat_and_from_flat_are_inverse_and_addition_of_vectors_is_addition_of_s
     assert SCHEMA.length == GROUPS * (1 + 1 + 1 + 3)
 
 
-def test_no_case_is_a_vector_of_zeros():
+def test_no_case_is_a_vector_of_zeros() -> None:
     np.testing.assert_array_equal(collect(SCHEMA, []).flat(), Statistics.zero(SCHEMA).flat())
     assert not Statistics.zero(SCHEMA).flat().any()
 
 
 @pytest.mark.parametrize("values", [np.zeros(SCHEMA.length - 1, np.int64), np.zeros(SCHEMA.length, np.int32)])
-def test_a_vector_of_another_length_or_type_is_refused(values):
+def test_a_vector_of_another_length_or_type_is_refused(values: NDArray[Any]) -> None:
     with pytest.raises(ProtocolError, match="lengths-1 has 120 int64"):
         Statistics.from_flat(SCHEMA, values)
 
 
-def test_statistics_under_two_definitions_do_not_add():
+def test_statistics_under_two_definitions_do_not_add() -> None:
     with pytest.raises(ProtocolError, match="different definitions"):
         _ = Statistics.zero(SCHEMA) + Statistics.zero(Schema("lengths-2", SCHEMA.shapes))
 
@@ -103,11 +109,11 @@ def test_statistics_under_two_definitions_do_not_add():
         Schema("lengths-1", (("bins", (3,)), ("total", ()))),
     ],
 )
-def test_two_definitions_never_share_a_digest(other):
+def test_two_definitions_never_share_a_digest(other: Schema) -> None:
     assert other.digest() != SCHEMA.digest()
     assert SCHEMA.digest() == Schema("lengths-1", (("total", ()), ("bins", (3,)))).digest()
 
 
 @given(st.floats(-1e6, 1e6))
-def test_fixed_point_is_within_half_a_unit(value):
+def test_fixed_point_is_within_half_a_unit(value: float) -> None:
     assert abs(in_units(value) * UNIT - value) <= UNIT / 2

@@ -1,15 +1,19 @@
+"""Metrics of decisions and ranks against scikit-learn, and what a site without one class can say."""
+
 from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics as sk
 
 from shared.errors import CaseError
 from shared.evaluation import classification as counted
-from shared.evaluation.additive import collect
+from shared.evaluation.additive import Observation, Schema, collect
 from shared.evaluation.ranking import histogram
 
 BINARY = ("benign", "malignant")
@@ -17,40 +21,42 @@ THREE = ("normal", "benign", "malignant")
 FINDINGS = ("effusion", "nodule", "fracture")
 
 
-def softmax(logits):
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def exclusive_cases(classes, number, seed):
+def exclusive_cases(classes: int, number: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, number)
     return labels, softmax(1.5 * np.eye(classes)[labels] + rng.normal(size=(number, classes)))
 
 
-def finding_cases(number, seed):
+def finding_cases(number: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     rng = np.random.default_rng(seed)
     labels = (rng.random((number, 3)) < [0.5, 0.3, 0.1]).astype(int)
     return labels, (1 / (1 + np.exp(-(2 * labels - 1 + rng.normal(size=labels.shape))))).astype(np.float32)
 
 
-def exclusive(labels, scores, classes):
+def exclusive(labels: ArrayLike, scores: ArrayLike, classes: tuple[str, ...]) -> dict[str, float]:
     schema = counted.exclusive_schema(len(classes))
-    observed = ((f"p{i}", counted.observe_exclusive(row, int(label))) for i, (label, row) in enumerate(zip(labels, scores)))
+    cases = zip(np.asarray(scores), np.asarray(labels).tolist(), strict=True)
+    observed = ((f"p{i}", counted.observe_exclusive(*case)) for i, case in enumerate(cases))
     return counted.exclusive_metrics(collect(schema, observed).total(), classes)
 
 
-def multilabel(labels, scores):
+def multilabel(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
     schema = counted.multilabel_schema(len(FINDINGS))
-    observed = ((f"p{i}", counted.observe_multilabel(row, present)) for i, (present, row) in enumerate(zip(labels, scores)))
+    cases = zip(np.asarray(scores), np.asarray(labels).tolist(), strict=True)
+    observed = ((f"p{i}", counted.observe_multilabel(*case)) for i, case in enumerate(cases))
     return counted.multilabel_metrics(collect(schema, observed).total(), FINDINGS)
 
 
-def binned(scores):
+def binned(scores: NDArray[Any]) -> NDArray[Any]:
     return histogram(scores).argmax(axis=-1)
 
 
-def one_class_by_scikit_learn(truth, called, ranks):
+def one_class_by_scikit_learn(truth: NDArray[Any], called: NDArray[Any], ranks: NDArray[Any]) -> dict[str, float]:
     return {
         "sensitivity": sk.recall_score(truth, called),
         "specificity": sk.recall_score(truth, called, pos_label=0),
@@ -62,7 +68,7 @@ def one_class_by_scikit_learn(truth, called, ranks):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_binary_metrics_are_those_of_scikit_learn(seed):
+def test_binary_metrics_are_those_of_scikit_learn(seed: int) -> None:
     labels, scores = exclusive_cases(2, 120, seed)
     called = scores.argmax(axis=1)
 
@@ -78,7 +84,7 @@ def test_binary_metrics_are_those_of_scikit_learn(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_multi_class_metrics_are_one_against_the_rest_and_their_plain_mean(seed):
+def test_multi_class_metrics_are_one_against_the_rest_and_their_plain_mean(seed: int) -> None:
     labels, scores = exclusive_cases(3, 150, seed)
     called = scores.argmax(axis=1)
 
@@ -95,7 +101,7 @@ def test_multi_class_metrics_are_one_against_the_rest_and_their_plain_mean(seed)
             assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=1e-12)
 
 
-def test_macro_metrics_of_many_classes_are_scikit_learns_macro_averages():
+def test_macro_metrics_of_many_classes_are_scikit_learns_macro_averages() -> None:
     labels, scores = exclusive_cases(3, 150, 9)
     called = scores.argmax(axis=1)
 
@@ -107,7 +113,7 @@ def test_macro_metrics_of_many_classes_are_scikit_learns_macro_averages():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_multi_label_metrics_are_those_of_each_finding_on_its_own(seed):
+def test_multi_label_metrics_are_those_of_each_finding_on_its_own(seed: int) -> None:
     labels, scores = finding_cases(200, seed)
     called = scores >= 0.5
 
@@ -123,7 +129,7 @@ def test_multi_label_metrics_are_those_of_each_finding_on_its_own(seed):
             assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=1e-12)
 
 
-def test_a_site_of_negatives_only_has_a_specificity_and_nothing_else_to_say_about_positives():
+def test_a_site_of_negatives_only_has_a_specificity_and_nothing_else_to_say_about_positives() -> None:
     found = exclusive([0, 0, 0], np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32), BINARY)
 
     assert (found["accuracy"], found["specificity"]) == (1.0, 1.0)
@@ -131,13 +137,13 @@ def test_a_site_of_negatives_only_has_a_specificity_and_nothing_else_to_say_abou
     assert {name for name, value in found.items() if math.isnan(value)} == undetermined
 
 
-def test_a_false_alarm_among_negatives_is_a_precision_of_0():
+def test_a_false_alarm_among_negatives_is_a_precision_of_0() -> None:
     found = exclusive([0, 0], np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), BINARY)
 
     assert (found["precision"], found["f1"], found["specificity"]) == (0.0, 0.0, 0.5)
 
 
-def test_a_site_of_positives_only_has_a_sensitivity_and_no_auroc():
+def test_a_site_of_positives_only_has_a_sensitivity_and_no_auroc() -> None:
     found = exclusive([1, 1], np.array([[0.9, 0.1], [0.2, 0.8]], np.float32), BINARY)
 
     assert (found["sensitivity"], found["precision"], found["average_precision"]) == (0.5, 1.0, 1.0)
@@ -145,7 +151,7 @@ def test_a_site_of_positives_only_has_a_sensitivity_and_no_auroc():
     assert math.isnan(found["auroc"])
 
 
-def test_calling_nothing_positive_where_there_are_positives_is_a_precision_of_0_as_in_scikit_learn():
+def test_calling_nothing_positive_where_there_are_positives_is_a_precision_of_0_as_in_scikit_learn() -> None:
     labels, scores = [0, 1, 1], np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]], np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -154,12 +160,12 @@ def test_calling_nothing_positive_where_there_are_positives_is_a_precision_of_0_
     assert exclusive(labels, scores, BINARY)["precision"] == expected == 0.0
 
 
-def test_no_case_determines_no_metric():
+def test_no_case_determines_no_metric() -> None:
     for found in (exclusive([], [], BINARY), exclusive([], [], THREE), multilabel([], [])):
         assert all(math.isnan(value) for value in found.values())
 
 
-def test_a_class_that_does_not_occur_is_left_out_of_the_macro_means():
+def test_a_class_that_does_not_occur_is_left_out_of_the_macro_means() -> None:
     labels, scores = exclusive_cases(2, 60, 3)
     without = np.column_stack([scores, np.full(60, 1e-6, np.float32)])
 
@@ -171,29 +177,31 @@ def test_a_class_that_does_not_occur_is_left_out_of_the_macro_means():
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, without.argmax(axis=1)))
 
 
-def test_equal_scores_give_the_first_class_and_an_auroc_of_one_half():
+def test_equal_scores_give_the_first_class_and_an_auroc_of_one_half() -> None:
     found = exclusive([0, 1], np.full((2, 2), 0.5, np.float32), BINARY)
 
     assert (found["specificity"], found["sensitivity"], found["auroc"]) == (1.0, 0.0, 0.5)
 
 
-def test_a_finding_scored_at_exactly_the_threshold_is_called():
+def test_a_finding_scored_at_exactly_the_threshold_is_called() -> None:
     found = multilabel([(1, 0, 0)], np.array([[0.5, 0.49, 0.5]], np.float32))
 
     assert (found["sensitivity_effusion"], found["specificity_nodule"], found["specificity_fracture"]) == (1, 1, 0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.1, 1.1])
-def test_a_score_that_is_no_probability_is_refused_with_the_case(bad):
+def test_a_score_that_is_no_probability_is_refused_with_the_case(bad: float) -> None:
     scores = np.array([0.5, bad, 0.1], np.float32)
 
-    for observe in (lambda: counted.observe_exclusive(scores, 1), lambda: counted.observe_multilabel(scores, (0, 1, 0))):
-        with pytest.raises(CaseError, match="one of 3 scores") as refused:
-            observe()
-        assert refused.value.code == "score-not-finite"
+    with pytest.raises(CaseError, match="one of 3 scores") as exclusive_refused:
+        counted.observe_exclusive(scores, 1)
+    with pytest.raises(CaseError, match="one of 3 scores") as findings_refused:
+        counted.observe_multilabel(scores, (0, 1, 0))
+
+    assert exclusive_refused.value.code == findings_refused.value.code == "score-not-finite"
 
 
-def test_a_case_counts_once_in_every_array():
+def test_a_case_counts_once_in_every_array() -> None:
     exclusive_case = counted.observe_exclusive(np.array([0.2, 0.5, 0.3], np.float32), 2)
     finding_case = counted.observe_multilabel(np.array([0.2, 0.5, 0.9], np.float32), (1, 0, 1))
 
@@ -212,13 +220,13 @@ def test_a_case_counts_once_in_every_array():
         (counted.multilabel_schema(2), counted.observe_multilabel(np.array([0.4, 0.6], np.float32), (1, 1))),
     ],
 )
-def test_what_is_observed_has_the_shapes_that_the_schema_announces(schema, observation):
+def test_what_is_observed_has_the_shapes_that_the_schema_announces(schema: Schema, observation: Observation) -> None:
     assert {name: values.shape for name, values in observation.items()} == dict(schema.shapes)
     assert all(values.dtype == np.int64 for values in observation.values())
 
 
-def test_every_metric_has_the_range_of_a_proportion():
+def test_every_metric_has_the_range_of_a_proportion() -> None:
     found = exclusive(*exclusive_cases(3, 50, 2), THREE)
 
-    assert counted.limits(found) == {name: (0.0, 1.0) for name in found}
+    assert counted.limits(found) == dict.fromkeys(found, (0.0, 1.0))
     assert all(0 <= value <= 1 for value in found.values())

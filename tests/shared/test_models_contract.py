@@ -56,11 +56,11 @@ def flat(network: nn.Module) -> Tensor:
 
 @contextmanager
 def global_draws_unchanged() -> Iterator[None]:
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index, union-attr, call-overload]  # noqa: NPY002
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     yield
     assert torch.equal(torch.get_rng_state(), before[0])
     assert random.getstate() == before[1]
-    assert np.random.get_state()[1].tolist() == before[2]  # type: ignore[index, union-attr, call-overload]  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == before[2]  # type: ignore[index]  # noqa: NPY002
 
 
 def test_the_suite_covers_the_whole_table() -> None:
@@ -159,7 +159,7 @@ def test_a_few_steps_lower_the_loss(name: str, dimensions: int) -> None:
     for _ in range(4):
         loss = (network(inputs) - 1).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
@@ -171,7 +171,10 @@ def test_dropout_acts_in_training_only_and_adds_no_parameter(name: str, dimensio
     inputs = images(dimensions, 1)
     assert [key for key, _ in trainable(network)] == [key for key, _ in trainable(plain)]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(5)
         assert torch.equal(plain(inputs), plain(inputs))
-        assert not torch.equal(network(inputs), network(inputs))
+        # Whole channels are dropped in some networks: two draws of four channels may well agree.
+        first = network(inputs)
+        assert any(not torch.equal(network(inputs), first) for _ in range(5))
         network.eval()
         assert torch.equal(network(inputs), network(inputs))

@@ -1,0 +1,126 @@
+"""Checking replies before they count: one intake per phase.
+
+Promises
+- ``take`` either counts a reply or raises a ``ConsiliumError`` and has changed nothing; its code goes into the journal.
+- A ``Refusal`` never counts; an answer to another question never counts.
+- Sums are exact and streaming. A single site's statistics are kept only where the plan releases them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from server.aggregation.exact import CountSum, ExactSum, Total
+from shared.errors import ConsiliumError, ProtocolError, UpdateRejected
+from shared.evaluation.additive import Schema, Statistics
+from shared.evaluation.summary import final_block, summarise
+from shared.fingerprint import Fingerprint, differences
+from shared.messages import Measured, Refusal, Reply, Update, Welcome
+from shared.plan import FixedPoint
+from shared.tasks.task import Task
+
+Kind = TypeVar("Kind", Welcome, Update, Measured)
+
+
+class Intake(Protocol):
+    """Counts the replies of one phase."""
+
+    def take(self, site: str, reply: Reply) -> None:
+        """Count ``reply`` of ``site``, or raise ``ConsiliumError`` and change nothing."""
+        ...
+
+
+class Admission:
+    """Takes ``Welcome``: a site joins if its fingerprint is the coordinator's."""
+
+    def __init__(self, expected: Fingerprint) -> None:
+        self._expected = expected
+        self.weights: dict[str, int] = {}
+
+    def take(self, site: str, reply: Reply) -> None:
+        """Admit ``site`` under the weight that it announces."""
+        welcome = _expect(reply, Welcome)
+        found = differences(self._expected, welcome.fingerprint)
+        if found:
+            raise ProtocolError(
+                f"the site differs in {len(found)} entries: {'; '.join(found)}",
+                hint="install the same version of Consilium and its constraints at every party",
+                code="fingerprint",
+            )
+        if welcome.weight < 1:
+            raise ProtocolError(f"the site announces weight {welcome.weight}, at least 1 is needed", code="weight")
+        self.weights[site] = welcome.weight
+
+
+class Updates:
+    """Takes ``Update``: adds it to the exact sum if it is what was agreed with that site."""
+
+    def __init__(self, schema: str, length: int, fixed_point: FixedPoint, weights: Mapping[str, int]) -> None:
+        self._sum = ExactSum(schema, length, fixed_point)
+        self._weights = weights
+        self.training_s = 0.0
+
+    def take(self, site: str, reply: Reply) -> None:
+        """Add the update of ``site``."""
+        update = _expect(reply, Update)
+        if update.weight != self._weights[site]:
+            raise UpdateRejected(
+                f"the update has weight {update.weight}, {self._weights[site]} was agreed", code="update-weight"
+            )
+        self._sum.add(update)
+        self.training_s += update.seconds
+
+    def total(self) -> Total:
+        """The sum of all updates taken."""
+        return self._sum.total()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Statistics of one model: summed over sites, and by site where the plan releases them."""
+
+    pooled: Statistics
+    sites: Mapping[str, Statistics] = field(default_factory=dict)
+
+    def block(self, task: Task) -> dict[str, object]:
+        """As results.json holds it."""
+        return final_block(summarise(task, self.pooled, self.sites))
+
+
+class Measurements:
+    """Takes ``Measured``: adds up statistics, and keeps each site's where ``release`` allows it."""
+
+    def __init__(self, schema: Schema, release: str) -> None:
+        self._schema, self._release = schema, release
+        self._sum = CountSum(schema.digest(), schema.length)
+        self._sites: dict[str, Statistics] = {}
+
+    def take(self, site: str, reply: Reply) -> None:
+        """Add the statistics of ``site``."""
+        measured = _expect(reply, Measured)
+        self._sum.add(measured)
+        if self._release == "site":
+            self._sites[site] = Statistics.from_flat(self._schema, measured.counts)
+
+    def result(self) -> Measurement:
+        """What was measured by all sites that answered."""
+        return Measurement(Statistics.from_flat(self._schema, self._sum.total()), dict(self._sites))
+
+
+def judge(intake: Intake, site: str, reply: Reply) -> tuple[str, str]:
+    """Let ``intake`` take a reply; returns the reason's (code, sentence) if it does not count, else two empty strings."""
+    try:
+        intake.take(site, reply)
+    except ConsiliumError as error:
+        return error.code, error.sentence
+    return "", ""
+
+
+def _expect(reply: Reply, kind: type[Kind]) -> Kind:
+    if isinstance(reply, Refusal):
+        raise ProtocolError(reply.sentence, hint=reply.hint, code=reply.code)
+    if not isinstance(reply, kind):
+        raise ProtocolError(f"expected {kind.__name__}, got {type(reply).__name__}", code="kind")
+    return reply

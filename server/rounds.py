@@ -1,0 +1,386 @@
+"""A run as a table: (phase, event) -> what happens. Pure: no clock, no network, no weights.
+
+Promises
+- ``step`` is a function of a state and an event; it returns the next state and what is to be done, as values.
+- Every phase that waits for sites answers a deadline, so no run waits for ever; final phases have no way out.
+- A site counts once a phase, and only while it is asked: late, repeated and unbidden answers change nothing and are
+  reported as ``Ignore``, with the reason.
+- Nothing is aggregated below the plan's quorum; what happens then (abort, or skip the round) is the plan's choice.
+- A site that failed in one round is asked again in the next; one that was not admitted stays out. Who answered the last
+  phase, who did not, and the code of the reason stay in ``State.closed``.
+
+A run ends after a bounded number of events that count: a phase hears each site once and then ends, by itself or by its
+deadline; there are at most three phases a round and three beside the rounds.
+
+Carrying out actions (asking, summing, writing) is left to ``server.coordinator``, durability to ``server.journal``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Literal
+
+from shared.plan import Plan
+
+NO_ANSWER = "no-answer"
+
+
+class Phase(Enum):
+    """Where a run stands."""
+
+    ADMITTING = "admitting"
+    TRAINING = "training"
+    AGGREGATING = "aggregating"
+    MEASURING = "measuring"
+    TESTING = "testing"
+    PERSONALISING = "personalising"
+    FINISHED = "finished"
+    ABORTED = "aborted"
+
+
+WAITING = frozenset({Phase.ADMITTING, Phase.TRAINING, Phase.MEASURING, Phase.TESTING, Phase.PERSONALISING})
+FINAL = frozenset({Phase.FINISHED, Phase.ABORTED})
+
+
+class Kind(Enum):
+    """What can happen."""
+
+    ANSWERED = "answered"
+    FAILED = "failed"
+    COMPLETE = "complete"
+    DEADLINE = "deadline"
+    AGGREGATED = "aggregated"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a waiting phase asks: an answer to one question is none to another."""
+
+    phase: Phase
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened.
+
+    Attributes:
+        kind: what.
+        site: whose answer it is; empty where no site is concerned.
+        code: why the answer does not count: the site's refusal, or the coordinator's rejection of it.
+        question: what was answered or ran out of time; None for the question that is open.
+    """
+
+    kind: Kind
+    site: str = ""
+    code: str = ""
+    question: Question | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a plan says about the course of a run."""
+
+    rounds: int
+    quorum: int
+    every: int
+    below_quorum: Literal["abort", "skip-round"]
+    personalise: Literal["never", "after-last-round"]
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A waiting phase that has ended: who answered in it, and who did not and why."""
+
+    phase: Phase
+    round: int
+    answered: frozenset[str]
+    missing: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run between two events.
+
+    Attributes:
+        shape: what the plan says.
+        phase: where the run stands.
+        round: rounds begun; 0 while admitting.
+        completed: rounds finished before this process started.
+        admitted: sites that take part.
+        asked: sites whose answer to this phase is outstanding.
+        answered: sites that have answered in this phase.
+        missing: (site, code) of those that failed in this phase.
+        closed: the waiting phase that ended last.
+        reason: why the run was aborted.
+    """
+
+    shape: Shape
+    phase: Phase
+    round: int
+    completed: int
+    admitted: frozenset[str]
+    asked: frozenset[str]
+    answered: frozenset[str] = frozenset()
+    missing: tuple[tuple[str, str], ...] = ()
+    closed: Closed | None = None
+    reason: str = ""
+
+    @property
+    def question(self) -> Question:
+        """What is being asked now."""
+        return Question(self.phase, self.round)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Put ``question`` to ``sites``, with the plan's deadline."""
+
+    question: Question
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Make the next global model of the updates of ``sites``; never fewer than the quorum."""
+
+    round: int
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Make a finished round durable before anything else is done."""
+
+    round: int
+    outcome: Literal["aggregated", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Write down an answer that did not count: "late", "repeated" or "not-asked"."""
+
+    site: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run is over: write its results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The run cannot go on."""
+
+    reason: str
+
+
+Action = Ask | Aggregate | Record | Ignore | Finish | Abort
+Transition = Callable[[State, Event], State]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the table: what an event does in a phase, where that can lead, and the same in words."""
+
+    apply: Transition
+    leads_to: frozenset[Phase]
+    words: str
+
+
+def shape_of(plan: Plan) -> Shape:
+    """The course that a plan prescribes."""
+    return Shape(
+        rounds=plan.plan.rounds,
+        quorum=plan.participation.quorum,
+        every=plan.evaluation.every,
+        below_quorum=plan.participation.below_quorum,
+        personalise="never" if plan.personalisation is None else "after-last-round",
+    )
+
+
+def start(shape: Shape, sites: frozenset[str], completed: int = 0) -> State:
+    """A run that asks ``sites`` whether they take part, and goes on after ``completed`` rounds."""
+    return State(shape, Phase.ADMITTING, completed, completed, frozenset(), sites)
+
+
+def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
+    """The state after ``event``, and what is to be done, in order."""
+    after = advance(state, event)
+    if after == state:
+        return state, (Ignore(event.site, _why_ignored(state, event)),) if event.site else ()
+    if after.question == state.question:
+        return after, ()
+    recorded = (Record(state.round, _outcome(state)),) if _ends_round(state, after) else ()
+    return after, (*recorded, on_entry(after))
+
+
+def advance(state: State, event: Event) -> State:
+    """The state after ``event``; the same state where the table has no line for it or the event does not count."""
+    if event.question not in {None, state.question}:
+        return state
+    line = TABLE.get((state.phase, event.kind))
+    after = state if line is None else line.apply(state, event)
+    everybody_in = after.phase is state.phase and after.phase in WAITING and not after.asked
+    return advance(after, Event(Kind.COMPLETE)) if everybody_in and event.kind is not Kind.COMPLETE else after
+
+
+def on_entry(state: State) -> Action:
+    """What entering a phase asks the coordinator to do: how a run begins, and how each phase follows another."""
+    match state.phase:
+        case Phase.AGGREGATING:
+            return Aggregate(state.round, tuple(sorted(state.answered)))
+        case Phase.FINISHED:
+            return Finish()
+        case Phase.ABORTED:
+            return Abort(state.reason)
+        case _:
+            return Ask(state.question, tuple(sorted(state.asked)))
+
+
+def _why_ignored(state: State, event: Event) -> str:
+    heard = state.answered | {site for site, _ in state.missing}
+    if event.site not in state.admitted | state.asked | heard:
+        return "not-asked"
+    return "repeated" if event.question in {None, state.question} and state.phase in WAITING else "late"
+
+
+def _ends_round(state: State, after: State) -> bool:
+    within = {Phase.TRAINING, Phase.AGGREGATING, Phase.MEASURING}
+    return state.phase in within and after.phase in {Phase.TRAINING, Phase.TESTING}
+
+
+def _outcome(state: State) -> Literal["aggregated", "skipped"]:
+    """Of a round that ends: a round with enough updates always passes through aggregating first."""
+    training = state.closed
+    enough = training is not None and len(training.answered) >= state.shape.quorum
+    return "aggregated" if state.phase is not Phase.TRAINING and enough else "skipped"
+
+
+def _count(state: State, event: Event) -> State:
+    if event.site not in state.asked:
+        return state
+    return replace(state, asked=state.asked - {event.site}, answered=state.answered | {event.site})
+
+
+def _miss(state: State, event: Event) -> State:
+    if event.site not in state.asked:
+        return state
+    return replace(state, asked=state.asked - {event.site}, missing=(*state.missing, (event.site, event.code)))
+
+
+def _give_up_on_the_rest(close: Callable[[State], State]) -> Transition:
+    """Close a phase with the sites that have not answered as missing."""
+
+    def transition(state: State, _event: Event) -> State:
+        silent = tuple((site, NO_ANSWER) for site in sorted(state.asked))
+        closed = Closed(state.phase, state.round, state.answered, tuple(sorted(state.missing + silent)))
+        return close(replace(state, asked=frozenset(), missing=closed.missing, closed=closed))
+
+    return transition
+
+
+def _after_admission(state: State) -> State:
+    admitted = replace(state, admitted=state.answered)
+    if len(state.answered) < state.shape.quorum:
+        return _abort(admitted)
+    return _next_round(admitted)
+
+
+def _after_training(state: State) -> State:
+    if len(state.answered) >= state.shape.quorum:
+        return replace(state, phase=Phase.AGGREGATING)
+    return _abort(state) if state.shape.below_quorum == "abort" else _after_round(state)
+
+
+def _after_aggregation(state: State, _event: Event) -> State:
+    return _after_round(state)
+
+
+def _after_round(state: State) -> State:
+    last = state.round == state.shape.rounds
+    return _ask(state, Phase.MEASURING) if last or state.round % state.shape.every == 0 else _next_round(state)
+
+
+def _next_round(state: State) -> State:
+    # Resuming a plan whose rounds are all done leads here with nothing left to train.
+    if state.round >= state.shape.rounds:
+        return _ask(state, Phase.TESTING)
+    return _ask(replace(state, round=state.round + 1), Phase.TRAINING)
+
+
+def _after_testing(state: State) -> State:
+    return _finish(state) if state.shape.personalise == "never" else _ask(state, Phase.PERSONALISING)
+
+
+def _ask(state: State, phase: Phase) -> State:
+    return replace(state, phase=phase, asked=state.admitted, answered=frozenset(), missing=())
+
+
+def _finish(state: State) -> State:
+    return replace(state, phase=Phase.FINISHED, asked=frozenset())
+
+
+def _abort(state: State) -> State:
+    what = "were admitted" if state.phase is Phase.ADMITTING else f"delivered an update in round {state.round}"
+    reason = f"{len(state.answered)} sites {what}, the plan's quorum is {state.shape.quorum}"
+    return replace(state, phase=Phase.ABORTED, asked=frozenset(), reason=reason)
+
+
+def _line(apply: Transition, leads_to: tuple[Phase, ...], words: str) -> Line:
+    return Line(apply, frozenset(leads_to), words)
+
+
+_ROUND_GOES_ON = (Phase.MEASURING, Phase.TRAINING, Phase.TESTING)
+
+_CLOSING: Mapping[Phase, Line] = {
+    Phase.ADMITTING: _line(
+        _give_up_on_the_rest(_after_admission),
+        (Phase.TRAINING, Phase.TESTING, Phase.ABORTED),
+        "abort below quorum; else train, or test if all rounds were done before",
+    ),
+    Phase.TRAINING: _line(
+        _give_up_on_the_rest(_after_training),
+        (Phase.AGGREGATING, Phase.ABORTED, *_ROUND_GOES_ON),
+        "aggregate; below quorum abort or skip the round, as the plan says",
+    ),
+    Phase.MEASURING: _line(
+        _give_up_on_the_rest(_next_round), (Phase.TRAINING, Phase.TESTING), "train; test after the last round"
+    ),
+    Phase.TESTING: _line(
+        _give_up_on_the_rest(_after_testing),
+        (Phase.PERSONALISING, Phase.FINISHED),
+        "personalise if planned; else finish",
+    ),
+    Phase.PERSONALISING: _line(_give_up_on_the_rest(_finish), (Phase.FINISHED,), "finish"),
+}
+
+TABLE: Mapping[tuple[Phase, Kind], Line] = {
+    **{(phase, Kind.ANSWERED): _line(_count, (phase,), "count the site, once") for phase in _CLOSING},
+    **{(phase, Kind.FAILED): _line(_miss, (phase,), "note the site and the reason") for phase in _CLOSING},
+    **{(phase, Kind.COMPLETE): line for phase, line in _CLOSING.items()},
+    **{
+        (phase, Kind.DEADLINE): replace(line, words="note who is silent; then as complete")
+        for phase, line in _CLOSING.items()
+    },
+    (Phase.AGGREGATING, Kind.AGGREGATED): _line(
+        _after_aggregation, _ROUND_GOES_ON, "measure every few rounds and after the last; else train"
+    ),
+}
+"""What happens in each phase. A phase in which nobody is left to answer is complete at once."""
+
+
+def as_markdown() -> str:
+    """The table for people, a line for each (phase, event)."""
+    lines = ["| phase | event | what happens | leads to |", "|---|---|---|---|"]
+    for phase in Phase:
+        for kind in Kind:
+            if line := TABLE.get((phase, kind)):
+                targets = ", ".join(target.value for target in Phase if target in line.leads_to)
+                lines.append(f"| {phase.value} | {kind.value} | {line.words} | {targets} |")
+        if phase in FINAL:
+            lines.append(f"| {phase.value} | any | nothing | {phase.value} |")
+    return "\n".join(lines) + "\n"

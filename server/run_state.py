@@ -1,0 +1,71 @@
+"""What a coordinator knows about a run besides its phase, and what it keeps on disk of it.
+
+Promises
+- A checkpoint is the global model after a round, parameter by parameter, in a file named by its digest; where the
+  server's optimizer has moments, they are in a second file. Both are on disk before the journal says that the round is
+  done, so that a run goes on from any line of the journal.
+- The final model is the mean of the last ``average_last`` checkpoints, computed in float64 from the files: a resumed run
+  gets the bytes that an uninterrupted one gets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+
+from server.aggregation.average import RunningMean
+from server.aggregation.methods import ServerState
+from shared import checkpoint
+from shared.arrays import ParameterSchema
+from shared.messages import Vector
+
+CHECKPOINTS = "checkpoints"
+SERVER_STATE = "server-state"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Checkpoints of one run.
+
+    Attributes:
+        folder: of the run.
+        schema: names and shapes of the trained parameters.
+        plan_digest: written into every file.
+    """
+
+    folder: Path
+    schema: ParameterSchema
+    plan_digest: str
+
+    def save(self, weights: Vector, round_number: int) -> str:
+        """Write a global model; returns its digest."""
+        said = {"plan": self.plan_digest, "round": str(round_number)}
+        return checkpoint.save(self.folder / CHECKPOINTS, self.schema.split(weights), said).digest
+
+    def load(self, digest: str) -> Vector:
+        """Read a global model back as one flat vector; raises ``ProtocolError`` when it is another plan's."""
+        tensors = checkpoint.load(checkpoint.path_of(self.folder / CHECKPOINTS, digest)).tensors
+        return np.concatenate([np.asarray(tensors[name], np.float32).ravel() for name in self.schema.names])
+
+    def mean(self, digests: Sequence[str]) -> Vector:
+        """Mean of some global models, in float64, rounded once."""
+        return reduce(RunningMean.add, map(self.load, digests[1:]), RunningMean.of(self.load(digests[0]))).mean()
+
+    def save_server(self, state: ServerState) -> str:
+        """Write the server optimizer's moments; returns their digest, or "" where there are none."""
+        moments = state.moments()
+        if not moments:
+            return ""
+        said = {"plan": self.plan_digest, "step": str(state.step)}
+        return checkpoint.save(self.folder / SERVER_STATE, moments, said).digest
+
+    def load_server(self, weights: Vector, digest: str) -> ServerState:
+        """The server optimizer as it was when ``digest`` was written."""
+        if not digest:
+            return ServerState.start(weights)
+        found = checkpoint.load(checkpoint.path_of(self.folder / SERVER_STATE, digest))
+        return ServerState.restore(weights, found.tensors, int(found.metadata["step"]))

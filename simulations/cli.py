@@ -1,0 +1,148 @@
+"""``consilium-sim``: the command of a researcher."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from shared import commandline
+from shared.environment import restart_with_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Run a whole federation of hospitals on this machine, with the code that production runs.",
+)
+
+_DEFAULT_PATIENTS = 30
+
+Name = Annotated[str, typer.Argument(help="A built-in name (see: consilium-sim scenarios) or a .toml file.")]
+Data = Annotated[Path | None, typer.Option(help="Folder with manifest.csv, for scenarios on real images.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder. [default: runs/SCENARIO-seedN]")]
+Seed = Annotated[int | None, typer.Option(help="Replaces plan.seed.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes. [default: one per core]")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the plan.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+
+
+@app.command("run")
+def run_command(  # noqa: PLR0913 - one parameter per option
+    scenario: Name,
+    data: Data = None,
+    out: Out = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    change: Changes = None,
+    engine: Annotated[str, typer.Option(help="inprocess, or ray (Flower's own simulation engine).")] = "inprocess",
+    baselines: Annotated[bool | None, typer.Option(help="Also train each site alone and all data pooled.")] = None,
+    save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,  # noqa: FBT002
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,  # noqa: FBT002
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in --out.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Run a scenario: prepare the images, train the federation, measure, report."""
+    from simulations import run as running
+    from simulations import scenario as scenarios
+
+    found = scenarios.load(scenario, tuple(change or ()), seed)
+    order = running.Order(
+        out=out or Path("runs") / f"{found.name}-seed{found.plan.plan.seed}",
+        data=data,
+        workers=workers,
+        engine=engine,
+        existing="resume" if resume else "overwrite" if overwrite else "refuse",
+        baselines=found.setting.baselines if baselines is None else baselines,
+        save_predictions=save_predictions,
+        command=shlex.join(["consilium-sim", *sys.argv[1:]]),
+    )
+    _show(running.run(found, order, _stages()), as_json)
+
+
+@app.command("baselines")
+def baselines_command(  # noqa: PLR0913 - one parameter per option
+    scenario: Name,
+    data: Data = None,
+    out: Out = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    change: Changes = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Run a scenario with its baselines: each site alone, and all data pooled."""
+    run_command(scenario, data, out, seed, workers, change, baselines=True, as_json=as_json)
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Show several runs side by side."""
+    from server.report.compare import compare, comparison_document
+    from server.report.terminal import comparison_tables
+
+    comparison = compare(runs)
+    if as_json:
+        typer.echo(json.dumps(comparison_document(comparison), indent=2))
+    else:
+        Console().print(comparison_tables(comparison))
+
+
+@app.command()
+def phantoms(
+    out: Annotated[Path, typer.Argument(help="Folder to write into.")],
+    sites: Annotated[int, typer.Option(min=1, help="Number of hospitals.")] = 4,
+    patients: Annotated[int, typer.Option(min=1, help="Patients per hospital.")] = _DEFAULT_PATIENTS,
+    dimensions: Annotated[int, typer.Option(min=2, max=3, help="2: slices, 3: volumes.")] = 2,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
+) -> None:
+    """Write synthetic hospitals as DICOM, with the truth beside them."""
+    from simulations.phantom_hospitals import hospitals
+    from simulations.phantoms import write_hospitals
+
+    federation = hospitals(sites, seed, patients=patients, dimensions=3 if dimensions == 3 else 2)
+    report = write_hospitals(out, federation, seed)
+    for hospital in report.hospitals:
+        typer.echo(f"{hospital.name}: {hospital.patients} patients, {hospital.images} images, {hospital.faults} of them broken")
+
+
+@app.command()
+def scenarios() -> None:
+    """List the built-in scenarios."""
+    from simulations import scenario
+
+    for name in scenario.names():
+        typer.echo(f"{name:<16} {scenario.load(name).setting.title}")
+
+
+def _stages() -> object:
+    from simulations.progress import Terminal
+
+    return Terminal(Console(stderr=True))
+
+
+def _show(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - straight from the option
+    from server.report.run import read_run
+    from server.report.terminal import terminal_report
+    from server.results import RESULTS
+
+    if as_json:
+        typer.echo((folder / RESULTS).read_text(encoding="utf-8"), nl=False)
+        return
+    console = Console()
+    console.print(terminal_report(read_run(folder)))
+    console.print(f"report: {folder / 'report.html'}", highlight=False)
+
+
+def main() -> None:
+    """Entry point of ``consilium-sim``."""
+    restart_with_settings()
+    commandline.run(app, resume_hint="go on with: the same command and --resume")

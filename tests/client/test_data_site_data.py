@@ -1,0 +1,206 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.data.case_files import Quarantined
+from client.data.site_data import SiteData, StoredCases, by_patient, load_site_data
+from client.data.split import split_of
+from client.data.store import Store
+from client.data.store_writer import write
+from shared.errors import SiteDataError
+from shared.plan import Plan, from_document
+from shared.preprocessing.image import Case
+
+
+def plan(seed: int = 7, **data: Any) -> Plan:
+    return from_document(
+        {
+            "plan": {"name": "test", "task": "classification", "rounds": 1, "seed": seed},
+            "data": {"modality": "us", "classes": ["benign", "malignant"], **data},
+            "preprocessing": {"size": [2, 2]},
+            "model": {"name": "cnn"},
+            "training": {"steps": 1, "patients_per_step": 1, "learning_rate": 0.1},
+            "privacy": {"unit": "none"},
+        }
+    )
+
+
+def case(patient: int, view: int, label: int | None = None) -> Case:
+    voxels = np.full((1, 2, 2), 100 * patient + view, np.float32)
+    return Case(f"c{patient}-{view}", f"p{patient}", voxels, None, patient % 2 if label is None else label, (1.0, 1.0))
+
+
+def bad(count: int, code: str = "mask-shape") -> list[Quarantined]:
+    return [Quarantined(f"{code}-{number}", code, "it does not fit") for number in range(count)]
+
+
+def store(folder: Path, *cases: Case | Quarantined) -> Store:
+    write(folder, "k", cases)
+    return Store.open(folder)
+
+
+def refusal(store: Store, plan: Plan) -> SiteDataError:
+    with pytest.raises(SiteDataError) as caught:
+        load_site_data(store, plan, "site")
+    return caught.value
+
+
+def everyone(data: SiteData) -> list[Case]:
+    return [*data.train, *data.validation, *data.test]
+
+
+def split_sizes(data: SiteData) -> tuple[int, int, int]:
+    return len(data.train), len(data.validation), len(data.test)
+
+
+EVERYBODY: dict[str, Any] = {"train_fraction": 0.999999, "validation_fraction": 0.0}
+TWENTY = [case(patient, view) for patient in range(20) for view in range(1 + patient % 3)]
+
+
+def test_every_case_is_in_exactly_one_split(tmp_path: Path) -> None:
+    data = load_site_data(store(tmp_path, *TWENTY), plan(), "site")
+    assert Counter(one.case_id for one in everyone(data)) == Counter(one.case_id for one in TWENTY)
+
+
+def test_no_patient_is_in_two_splits(tmp_path: Path) -> None:
+    data = load_site_data(store(tmp_path, *TWENTY), plan(), "site")
+    train, validation, test = ({one.patient for one in cases} for cases in (data.train, data.validation, data.test))
+    assert len(train) + len(validation) + len(test) == len(train | validation | test) == 20
+    assert all((train, validation, test))
+
+
+def test_a_patient_is_where_split_of_says(tmp_path: Path) -> None:
+    data = load_site_data(store(tmp_path, *TWENTY), plan(3), "site")
+    for name in ("train", "validation", "test"):
+        assert {split_of(3, "site", one.patient, plan().data) for one in data.split(name)} == {name}
+
+
+def test_cases_that_join_move_nobody(tmp_path: Path) -> None:
+    before = load_site_data(store(tmp_path / "a", *TWENTY[:-9]), plan(), "site")
+    after = load_site_data(store(tmp_path / "b", *reversed(TWENTY)), plan(), "site")
+    for name in ("train", "validation", "test"):
+        assert {one.case_id for one in before.split(name)} <= {one.case_id for one in after.split(name)}
+
+
+def test_training_patients_name_all_their_cases_and_no_others(tmp_path: Path) -> None:
+    data = load_site_data(store(tmp_path, *TWENTY), plan(), "site")
+    assert sorted(position for group in data.train_patients for position in group) == list(range(len(data.train)))
+    patients = [{data.train[position].patient for position in group} for group in data.train_patients]
+    assert all(len(names) == 1 for names in patients)
+    assert len(set.union(*patients)) == len(patients)
+    assert max(map(len, data.train_patients)) == 3
+
+
+@given(st.lists(st.sampled_from("abcdef")))
+def test_grouping_by_patient_is_a_partition_into_equal_names(patients: list[str]) -> None:
+    groups = by_patient(patients)
+    assert sorted(sum(groups, ())) == list(range(len(patients)))
+    assert [patients[group[0]] for group in groups] == list(dict.fromkeys(patients))
+    assert all(patients[position] == patients[group[0]] for group in groups for position in group)
+
+
+def test_stored_cases_behave_like_a_list(tmp_path: Path) -> None:
+    opened = store(tmp_path, *TWENTY)
+    cases = StoredCases(opened, (4, 2, 0))
+    assert [one.case_id for one in cases] == [TWENTY[position].case_id for position in (4, 2, 0)]
+    assert cases[-1].case_id == TWENTY[0].case_id
+    assert [one.case_id for one in cases[1:]] == [TWENTY[2].case_id, TWENTY[0].case_id]
+    assert len(cases[:2]) == 2
+    with pytest.raises(IndexError):
+        cases[3]
+
+
+def test_dividing_a_site_reads_no_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = store(tmp_path, *TWENTY)
+
+    def read(*_: object) -> None:
+        raise AssertionError("a case was read")
+
+    monkeypatch.setattr(Store, "case", read)
+    assert sum(split_sizes(load_site_data(opened, plan(), "site"))) == len(TWENTY)
+
+
+@pytest.mark.parametrize("unusable", [0, 9, 10])
+def test_a_quota_may_be_used_up(tmp_path: Path, unusable: int) -> None:
+    """40 usable cases and a quota of 0.2: 10 of 50 are just allowed."""
+    opened = store(tmp_path, *(case(patient, 0) for patient in range(40)), *bad(unusable))
+    assert len(load_site_data(opened, plan(quarantine_quota=0.2), "site").quarantined) == unusable
+
+
+@pytest.mark.parametrize("unusable", [11, 100])
+def test_a_site_beyond_the_quota_sits_out_and_says_the_numbers(tmp_path: Path, unusable: int) -> None:
+    opened = store(tmp_path, *(case(patient, 0) for patient in range(40)), *bad(unusable))
+    error = refusal(opened, plan(quarantine_quota=0.2))
+    assert error.code == "quarantine-quota"
+    assert f"{unusable} of {40 + unusable} cases" in error.sentence
+
+
+@given(st.integers(1, 99))
+@settings(max_examples=20)
+def test_a_share_that_equals_the_quota_is_allowed_to_the_last_digit(
+    tmp_path_factory: pytest.TempPathFactory, unusable: int
+) -> None:
+    """0.29 * 100 is 28.999999999999996: a product would refuse the 29th case."""
+    usable = [case(patient, 0) for patient in range(100 - unusable)]
+    opened = store(tmp_path_factory.mktemp("store"), *usable, *bad(unusable))
+    everybody = plan(quarantine_quota=unusable / 100, **EVERYBODY)
+    assert len(load_site_data(opened, everybody, "site").train) == 100 - unusable
+
+
+def test_a_refusal_counts_the_reasons_most_frequent_first(tmp_path: Path) -> None:
+    opened = store(tmp_path, case(0, 0), *bad(1, "modality"), *bad(2, "mask-shape"))
+    assert (
+        "3 of 4 cases are unusable (2 mask-shape, 1 modality); the plan allows 20%" in refusal(opened, plan()).sentence
+    )
+
+
+def test_a_site_without_usable_cases_is_empty_whatever_the_quota(tmp_path: Path) -> None:
+    error = refusal(store(tmp_path, *bad(2)), plan(quarantine_quota=1.0))
+    assert error.code == "empty-site"
+    assert "0 usable cases, 2 unusable (2 mask-shape)" in error.sentence
+    assert refusal(store(tmp_path / "none"), plan()).code == "empty-site"
+
+
+def test_a_site_whose_patients_all_fall_elsewhere_cannot_train(tmp_path: Path) -> None:
+    error = refusal(store(tmp_path, *TWENTY), plan(train_fraction=0.0))
+    assert error.code == "no-training-patient"
+    assert "none of the 20 patients" in error.sentence
+
+
+def notes(folder: Path, *cases: Case, **data: Any) -> str:
+    return "\n".join(load_site_data(store(folder, *cases), plan(**data), "site").notes)
+
+
+def test_a_site_with_one_class_or_one_patient_takes_part_and_says_so(tmp_path: Path) -> None:
+    assert "one and the same label out of 2 classes" in notes(
+        tmp_path / "1", *(case(p, 0, 1) for p in range(9)), **EVERYBODY
+    )
+    assert "one patient makes up" in notes(tmp_path / "2", case(0, 0, 0), case(0, 1, 1), **EVERYBODY)
+
+
+def test_a_site_without_patients_to_test_on_says_so(tmp_path: Path) -> None:
+    said = notes(tmp_path, *TWENTY, **EVERYBODY)
+    assert "no patient falls into the validation split" in said
+    assert "no patient falls into the test split" in said
+
+
+def test_an_ordinary_site_has_no_notes(tmp_path: Path) -> None:
+    assert notes(tmp_path, *TWENTY) == ""
+
+
+def test_cases_without_labels_are_not_one_class(tmp_path: Path) -> None:
+    masks = [Case(f"c{n}", f"p{n}", np.zeros((1, 2, 2), np.float32), None, None, (1.0, 1.0)) for n in range(20)]
+    assert notes(tmp_path, *masks) == ""
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=20)
+def test_a_seed_deals_the_same_way_every_time(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    opened = store(tmp_path_factory.mktemp("store"), *TWENTY)
+    first, again = (load_site_data(opened, plan(seed), "site") for _ in range(2))
+    assert [one.case_id for one in everyone(first)] == [one.case_id for one in everyone(again)]

@@ -1,0 +1,228 @@
+"""Measures of masks against MONAI and scikit-learn, their means and spread, and masks with nothing in them."""
+
+from __future__ import annotations
+
+import math
+import statistics as reference
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import compute_dice, compute_iou
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from sklearn.metrics import precision_score, recall_score
+
+from shared.evaluation import segmentation as counted
+from shared.evaluation.additive import UNIT, collect
+from shared.evaluation.surface import agreement
+
+Labels = NDArray[np.integer]
+ONE = ("vessel",)
+TWO = ("kidney", "tumour")
+ROUNDING = UNIT / 2 + 1e-12
+
+
+def maps(classes: int, seed: int, shape: tuple[int, ...] = (40, 44)) -> tuple[Labels, Labels]:
+    """A truth and a prediction that agree in part; smooth regions of every class."""
+    rng = np.random.default_rng(seed)
+    fields = gaussian_filter(rng.normal(size=(classes, *shape)), (0, *[3] * len(shape)))
+    noisy = fields + 0.5 * gaussian_filter(rng.normal(size=fields.shape), (0, *[2] * len(shape)))
+    return noisy.argmax(axis=0), fields.argmax(axis=0)
+
+
+def measured(
+    cases: Sequence[tuple[Labels, Labels]], names: tuple[str, ...], spacing_mm: tuple[float, ...] = (1.0, 1.0)
+) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
+    count = len(names) + 1
+    observed = ((f"p{i}", counted.observe(*case, spacing_mm, count)) for i, case in enumerate(cases))
+    total = collect(counted.schema(count), observed).total()
+    return counted.metrics(total, names), total
+
+
+def one_hot(labels: Labels, classes: int) -> torch.Tensor:
+    return torch.from_numpy((labels[None] == np.arange(classes)[:, None, None]).astype(np.float32))[None]
+
+
+def by_hand(prediction: Labels, truth: Labels, spacing_mm: tuple[float, ...] = (1.0, 1.0)) -> dict[str, float]:
+    surfaces = agreement(prediction == 1, truth == 1, spacing_mm, counted.TOLERANCE_MM)
+    one, other = one_hot(prediction, 2), one_hot(truth, 2)
+    return {
+        "dice": float(compute_dice(one, other, include_background=False)),
+        "iou": float(compute_iou(one, other, include_background=False)),
+        "precision": precision_score(truth.ravel() == 1, prediction.ravel() == 1),
+        "recall": recall_score(truth.ravel() == 1, prediction.ravel() == 1),
+        "hd95": surfaces.hd95_mm,
+        "nsd": surfaces.nsd,
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_measures_of_one_case_are_those_of_monai_and_scikit_learn(seed: int) -> None:
+    prediction, truth = maps(2, seed)
+
+    found, _ = measured([(prediction, truth)], ONE)
+
+    assert found == pytest.approx(by_hand(prediction, truth) | {"dice_micro": found["dice"]}, abs=1e-6)
+    assert found["dice_micro"] == pytest.approx(found["dice"], abs=ROUNDING)
+
+
+def test_metrics_of_many_cases_are_means_over_cases() -> None:
+    cases = [maps(2, seed) for seed in range(6)]
+
+    found, _ = measured(cases, ONE)
+
+    single = [by_hand(*case) for case in cases]
+    for name in counted.MEASURES:
+        assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=2e-6)
+
+
+def test_dice_micro_is_the_dice_of_all_voxels_laid_side_by_side() -> None:
+    cases = [maps(2, seed) for seed in range(5)]
+
+    found, _ = measured(cases, ONE)
+
+    predictions, truths = (np.concatenate(side) for side in zip(*cases, strict=True))
+    expected = float(compute_dice(one_hot(predictions, 2), one_hot(truths, 2), include_background=False))
+    assert found["dice_micro"] == pytest.approx(expected, abs=1e-6)
+    assert found["dice_micro"] != pytest.approx(found["dice"], abs=1e-4)
+
+
+def test_several_classes_are_measured_one_by_one_and_averaged() -> None:
+    cases = [maps(3, seed) for seed in range(4)]
+
+    found, _ = measured(cases, TWO)
+
+    for index, name in enumerate(TWO, start=1):
+        alone, _ = measured([((p == index) * 1, (t == index) * 1) for p, t in cases], ONE)
+        for measure in counted.MEASURES:
+            assert found[f"{measure}_{name}"] == alone[measure]
+    for measure in counted.MEASURES:
+        assert found[measure] == pytest.approx(np.mean([found[f"{measure}_{name}"] for name in TWO]), abs=1e-12)
+
+
+def test_volumes_are_measured_with_their_spacing() -> None:
+    prediction, truth = maps(2, 1, (10, 24, 20))
+    spacing_mm = (4.0, 0.9, 0.9)
+
+    found, _ = measured([(prediction, truth)], ONE, spacing_mm)
+
+    expected = agreement(prediction == 1, truth == 1, spacing_mm, 2.0)
+    assert found["hd95"] == pytest.approx(expected.hd95_mm, abs=ROUNDING)
+    assert found["nsd"] == pytest.approx(expected.nsd, abs=ROUNDING)
+
+
+EMPTY = np.zeros((30, 40), int)
+SOME = np.zeros((30, 40), int)
+SOME[4:9, 4:9] = 1
+
+
+def test_a_case_without_the_structure_and_without_a_finding_is_not_counted() -> None:
+    found, total = measured([(EMPTY, EMPTY)], ONE)
+
+    assert all(math.isnan(value) for value in found.values())
+    assert not total[counted.DEFINED].any()
+    assert not total[counted.DICE_HISTOGRAM].any()
+
+
+def test_a_finding_in_a_healthy_case_is_a_dice_of_0_and_no_recall() -> None:
+    found, _ = measured([(SOME, EMPTY)], ONE)
+
+    assert (found["dice"], found["iou"], found["precision"], found["nsd"], found["hd95"]) == (0, 0, 0, 0, 50.0)
+    assert math.isnan(found["recall"])
+
+
+def test_a_missed_structure_is_0_in_every_measure_and_the_diagonal_in_hd95() -> None:
+    found, _ = measured([(EMPTY, SOME)], ONE)
+
+    assert found == {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "hd95": 50.0, "nsd": 0, "dice_micro": 0}
+
+
+def test_a_healthy_case_called_healthy_changes_no_mean() -> None:
+    cases = [maps(2, seed) for seed in range(3)]
+    healthy = (np.zeros((40, 44), int), np.zeros((40, 44), int))
+
+    assert measured([*cases, healthy], ONE)[0] == measured(cases, ONE)[0]
+
+
+def test_a_class_absent_from_all_cases_is_left_out_of_the_macro_mean() -> None:
+    cases = [maps(2, seed) for seed in range(3)]
+
+    found, _ = measured(cases, TWO)
+
+    assert math.isnan(found["dice_tumour"])
+    assert found["dice"] == found["dice_kidney"]
+
+
+def test_perfect_agreement_is_1_everywhere_and_falls_into_the_last_bin() -> None:
+    found, total = measured([(SOME, SOME)], ONE)
+
+    assert found == {"dice": 1, "iou": 1, "precision": 1, "recall": 1, "hd95": 0, "nsd": 1, "dice_micro": 1}
+    assert total[counted.DICE_HISTOGRAM][0].nonzero()[0].tolist() == [99]
+
+
+@pytest.mark.parametrize(("overlapping", "expected"), [(0, 0), (29, 29), (57, 57), (99, 99), (100, 99)])
+def test_the_histogram_of_dice_has_bins_of_exactly_one_percent(overlapping: int, expected: int) -> None:
+    # Two rows of 100 pixels that share ``overlapping`` of them: Dice is overlapping / 100, also where 0.29 * 100 < 29.
+    truth, prediction = np.zeros((2, 300), int), np.zeros((2, 300), int)
+    truth[0, 100:200] = 1
+    prediction[0, 200 - overlapping : 300 - overlapping] = 1
+
+    _, total = measured([(prediction, truth)], ONE)
+
+    assert total[counted.DICE_HISTOGRAM][0].nonzero()[0].tolist() == [expected]
+
+
+def test_standard_deviations_are_those_of_the_cases() -> None:
+    cases = [maps(2, seed) for seed in range(7)]
+
+    _, total = measured(cases, ONE)
+
+    single = [by_hand(*case) for case in cases]
+    found = counted.standard_deviations(total, ONE)
+    for name in counted.MEASURES:
+        assert found[name] == pytest.approx(reference.stdev([of[name] for of in single]), abs=1e-4)
+
+
+def test_one_case_has_no_standard_deviation_and_two_equal_ones_have_0() -> None:
+    case = maps(2, 1)
+
+    one = counted.standard_deviations(measured([case], ONE)[1], ONE)
+    equal = counted.standard_deviations(measured([case, case], ONE)[1], ONE)
+
+    assert all(math.isnan(value) for value in one.values())
+    assert all(value == pytest.approx(0, abs=5e-3) for value in equal.values())
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_what_is_observed_has_the_shapes_that_the_schema_announces(classes: int) -> None:
+    observation = counted.observe(*maps(classes, 0), (1.0, 1.0), classes)
+
+    assert {name: values.shape for name, values in observation.items()} == dict(counted.schema(classes).shapes)
+    assert all(values.dtype == np.int64 for values in observation.values())
+
+
+def test_the_tolerance_is_part_of_the_definition() -> None:
+    assert "tolerance 2 mm" in counted.schema(2).definition
+
+
+def test_voxels_are_counted_as_by_hand() -> None:
+    truth = np.array([[0, 1, 1], [2, 2, 0]])
+    prediction = np.array([[0, 1, 2], [2, 0, 0]])
+
+    assert counted.voxel_counts(prediction, truth, 3).tolist() == [[1, 1, 2], [1, 2, 2]]
+
+
+def test_distances_have_no_upper_limit_and_all_else_is_a_proportion() -> None:
+    ranges = counted.limits(measured([maps(3, 0)], TWO)[0])
+
+    unlimited = {name for name, (_, highest) in ranges.items() if math.isinf(highest)}
+    assert unlimited == {"hd95", "hd95_kidney", "hd95_tumour"}
+    assert {highest for _, highest in ranges.values() if math.isfinite(highest)} == {1.0}
+    assert {lowest for lowest, _ in ranges.values()} == {0.0}
+
+
+def test_no_case_determines_no_metric() -> None:
+    assert all(math.isnan(value) for value in measured([], TWO)[0].values())
