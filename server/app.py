@@ -29,6 +29,9 @@ _KINDS: dict[type[Request], str] = {
 }
 _POLL_S = 0.05
 
+Connect = Callable[[Envelope, int, float], Fleet]
+"""(hello, number of sites expected, seconds to wait for them) -> the sites of this run."""
+
 
 class GridFleet:
     """The nodes of a Flower run, by site name."""
@@ -87,7 +90,7 @@ def find_sites(grid: Grid, hello: Envelope, expected: int, deadline_s: float) ->
     return {site: node for site, node in claimed if counts[site] == 1}
 
 
-def make_app(coordinate: Callable[[Callable[[Envelope, int, float], Fleet], Context], None]) -> ServerApp:
+def make_app(coordinate: Callable[[Connect, Context], None]) -> ServerApp:
     """A ServerApp that gives ``coordinate`` a way to reach the sites of the run."""
     app = ServerApp()
 

@@ -141,7 +141,7 @@ class Journal:
         lock = _locked(path)
         try:
             with _explained(path):
-                connection = sqlite3.connect(path, isolation_level=None)
+                connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
                 try:
                     connection.executescript("pragma journal_mode=wal; pragma synchronous=full;")
                     prepare(connection)
@@ -205,7 +205,10 @@ class Journal:
         found = self._connection.execute(
             "select round, checkpoint, server_state, metrics from completed order by round desc limit 1"
         ).fetchone()
-        return Completed(*found[:3], metrics=json.loads(found[3])) if found else None
+        if found is None:
+            return None
+        number, checkpoint, server_state, metrics = found
+        return Completed(number, checkpoint, server_state, json.loads(metrics))
 
     def checkpoints(self) -> list[str]:
         """Digests of the global models of all completed rounds, in order; a skipped round repeats the one before."""
@@ -216,7 +219,10 @@ class Journal:
         rows = self._connection.execute(
             "select at, round, phase, kind, site, code, sentence, detail from events order by number"
         )
-        return (Entry(at, Row(*columns, detail=json.loads(detail))) for at, *columns, detail in rows)
+        return (
+            Entry(at, Row(number, phase, kind, site, code, sentence, json.loads(detail)))
+            for at, number, phase, kind, site, code, sentence, detail in rows
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -39,8 +39,8 @@ __all__ = [
 ]
 
 _SUFFIX = {"seg": "dcm", "nifti": "nii.gz"}
-_PRIME, _STRIDE = 999_983, 48_271
-"""``index * _STRIDE mod _PRIME`` visits every number below the prime once: file numbers without an order."""
+_PRIME, _STRIDE = 999_983, 617_989
+"""``index * _STRIDE mod _PRIME`` visits each number below the prime once; by the golden section, neighbours lie apart."""
 
 
 @dataclass(frozen=True, slots=True)

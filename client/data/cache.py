@@ -24,7 +24,7 @@ from pathlib import Path
 from client.data.case_files import CaseFiles, Quarantined
 from client.data.prepare import Progress, prepare_all, silent
 from client.data.store import FORMAT, Store
-from client.data.store_writer import write
+from client.data.store_writer import PRIVATE, write
 from shared.errors import SiteDataError
 from shared.plan import Plan
 from shared.preprocessing import image
@@ -58,12 +58,13 @@ def prepared_store(
     """
     key = store_key(files, plan, task, unusable)
     folder = root / key[:_FOLDER_DIGITS]
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     with _alone_in(folder):
         try:
             return Store.open(folder, key)
         except SiteDataError:
             write(folder, key, chain(unusable, prepare_all(files, plan, task, progress)))
+    # These bytes were hashed a moment ago, while they were written.
     return Store.open(folder, key, "on-use")
 
 
@@ -101,6 +102,7 @@ def _content(path: Path, contents: dict[Path, str]) -> str:
             with path.open("rb") as file:
                 contents[path] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError:
+            # Part of the key like any content: a file that turns up later makes another store.
             contents[path] = "unreadable"
     return contents[path]
 
@@ -114,5 +116,6 @@ def _code_digest() -> str:
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
+        # Not a file that is made and deleted: this lock ends with its owner, however that ends.
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

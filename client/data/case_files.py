@@ -22,9 +22,11 @@ from pathlib import Path
 from shared.errors import SiteDataError
 from shared.preprocessing.image import Modality
 
+# 128 bits: nobody finds the secret by trying, even with a list of all identifiers at hand.
 _SECRET_BYTES = 16
 _ID_DIGITS = 24
 _AGE = re.compile(r"(\d{1,3})(?:\.\d+)?([YMWD]?)")
+# Upper bounds and names of bands; five of them, so that a band of a small hospital still holds several people.
 _BANDS = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
 
 UNKNOWN = "unknown"

@@ -75,6 +75,7 @@ def read_dicom_folder(
         )
     salt = Salt(site, secret)
     headers, unusable = scan(folder / IMAGES, salt)
+    # Masks in NIfTI are no DICOM, and a broken mask is the trouble of the case that it belongs to.
     masks, _not_dicom = scan(folder / MASKS, salt)
     images = [header for header in headers if header.segments is None]
     joined = _Site(
@@ -187,6 +188,7 @@ def _distinct(headers: Iterable[Header]) -> tuple[Path, ...]:
     """Files but for exact copies, in the order given; two contents under one UID are a ``CaseError``."""
     kept: dict[str, Path] = {}
     for header in headers:
+        # Compared byte by byte, and only where a UID repeats.
         if header.instance in kept and not filecmp.cmp(kept[header.instance], header.path, shallow=False):
             raise CaseError(
                 "two different files share one SOP Instance UID",

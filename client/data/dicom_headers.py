@@ -81,6 +81,7 @@ def read_header(path: Path, folder: Path) -> Header | None:
             raise CaseError("this is no regular file", hint="remove it", code="unreadable-dicom")
         if not path.resolve().is_relative_to(folder.resolve()):
             raise CaseError("a link leads out of the folder", hint="copy the file itself", code="path-outside")
+        # Other elements are skipped unread: a broken value in one of them is no reason to lose the image.
         dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(_TAGS))
         # A DICOMDIR has no SOP Class of its own, only that of its file (PS3.10 8.6).
         kind = _text(dataset, "SOPClassUID") or _text(dataset.file_meta, "MediaStorageSOPClassUID")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from client.data.case_files import CaseFiles, Salt, subgroup
 from client.data.tables import Row, inside, read_table
@@ -52,6 +52,7 @@ def read_manifest(folder: Path, site: str, settings: ManifestSettings, secret: b
     """Cases of ``site`` in the order of the manifest; names are salted with ``secret``; raises ``SiteDataError``."""
     required = ("site", "image", *settings.patient_columns, *settings.subgroup_columns)
     rows = read_table(folder / MANIFEST, required)
+    # All rows are read before any is used: a manifest with one bad row is not half believed.
     own = [row for row in rows if row.get("site") == site]
     if not own:
         near = difflib.get_close_matches(site, _sites(rows), n=1)
@@ -71,13 +72,13 @@ def _sites(rows: Iterable[Row]) -> tuple[str, ...]:
 
 def _check_images(rows: Iterable[Row]) -> None:
     """An image in two rows could belong to two patients, and so to two splits."""
-    first: dict[str, int] = {}
+    first: dict[PurePosixPath, int] = {}
     for row in rows:
-        image = row.get("image")
-        if not image:
+        if not row.get("image"):
             raise SiteDataError(
                 f"row {row.number} of the manifest names no image", hint="fill or drop it", code="no-image"
             )
+        image = PurePosixPath(row.get("image"))  # "./a.png" is "a.png"
         if first.setdefault(image, row.number) != row.number:
             raise SiteDataError(
                 f"rows {first[image]} and {row.number} of the manifest name the same image",
@@ -87,7 +88,7 @@ def _check_images(rows: Iterable[Row]) -> None:
 
 
 def _case(folder: Path, row: Row, settings: ManifestSettings, salt: Salt) -> CaseFiles:
-    image, label = row.get("image"), row.get("label")
+    image, label = str(PurePosixPath(row.get("image"))), row.get("label")
     person = [row.get(column) for column in settings.patient_columns]
     return CaseFiles(
         case_id=salt.case(image),

@@ -87,6 +87,7 @@ def prepare_case(files: CaseFiles, plan: Plan, task: Task, read_mask: ReadSeries
         spacing_mm=tuple(float(mm) for mm in prepared.spacing_mm),
         subgroups=files.subgroups,
     )
+    # Called for what it refuses: a mask or label outside the classes must not wait for the first training step.
     task.target(case)
     return case
 

@@ -113,6 +113,7 @@ def _check_quota(store: Store, quota: float) -> None:
             hint="check the folder, the site's name and what the reasons say",
             code="empty-site",
         )
+    # A quotient, because 0.29 * 100 is 28.999999999999996 and would refuse the 29th case of a quota of 0.29.
     if unusable / (usable + unusable) > quota:
         raise SiteDataError(
             f"{unusable} of {usable + unusable} cases are unusable ({reasons}); the plan allows {quota:.0%}",

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import CaseError
-from shared.preprocessing.dicom import image_from_files
+from shared.preprocessing.dicom import image_from_files, read_files
 from shared.preprocessing.dicom_header import Plane
-from shared.preprocessing.dicom_pixels import read_file
 from shared.preprocessing.dicom_segmentation import read_segmentation
 from shared.preprocessing.image import MaskArray
 from shared.preprocessing.nifti import mask_from_nifti
@@ -53,9 +52,10 @@ def read_series_mask(mask: Path, series: tuple[Path, ...]) -> SeriesMask:
 
 def mask_of_slice(series: SeriesMask, image: Path) -> MaskArray:
     """The part of ``series`` that the single-frame DICOM file ``image`` shows, shape (rows, columns)."""
-    file = read_file(image)
+    (file,) = read_files([image])
     if file.planes is None or len(file.planes) != 1:
         raise CaseError("the slice does not say where it lies", hint="give it its own mask", code="no-position")
+    # Pixel centres as homogeneous columns (row, column, 1), to be placed by two matrices in one product.
     rows, columns = np.indices(file.shape[2:])
     pixels = np.stack([rows.ravel(), columns.ravel(), np.ones(rows.size)])
     found = (np.linalg.inv(series.affine_lps) @ _to_lps(file.planes[0]) @ pixels)[:3]

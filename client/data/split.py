@@ -22,6 +22,7 @@ def split_of(seed: int, site: str, patient: str, data: Data) -> Split:
     """The split of one patient (salted name) under the shares in ``data``."""
     said = json.dumps([seed, site, patient]).encode()
     drawn = int.from_bytes(hashlib.sha256(b"consilium-split-1" + said).digest()[:8], "big")
+    # Training comes first on the scale, so that a larger share of it takes nobody out of it.
     if drawn < data.train_fraction * _RANGE:
         return "train"
     if drawn < (data.train_fraction + data.validation_fraction) * _RANGE:

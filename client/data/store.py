@@ -63,12 +63,6 @@ class Entry:
         """Where the mask starts, if there is one."""
         return aligned(self.offset + 4 * math.prod(self.shape))
 
-    @property
-    def end(self) -> int:
-        """First byte after the case."""
-        voxels_end = self.offset + 4 * math.prod(self.shape)
-        return self.mask_offset + math.prod(self.shape[1:]) if self.masked else voxels_end
-
 
 @dataclass(frozen=True, eq=False)
 class Store:
@@ -120,6 +114,7 @@ class Store:
         """Case number ``position`` as views of the mapped file; raises ``SiteDataError`` if its bytes changed."""
         entry = self.entries[position]
         voxels, mask = self._arrays(entry)
+        # Once is enough: a store is replaced under its name, never written in place.
         if position in self._unverified:
             if case_digest(voxels, mask) != entry.sha256:
                 raise _refused(f"does not hold what was written (case {position + 1} of {len(self)})", "store-damaged")
@@ -177,6 +172,7 @@ def _entry(document: dict[str, Any]) -> Entry:
     return Entry(
         **{
             **document,
+            # JSON has lists only; a frozen entry has tuples, so that labels can be counted and compared.
             "label": tuple(label) if isinstance(label, list) else label,
             "spacing_mm": tuple(document["spacing_mm"]),
             "subgroups": tuple((column, value) for column, value in document["subgroups"]),
@@ -189,6 +185,7 @@ def _map(path: Path, size: int) -> mmap.mmap | bytes:
     try:
         with path.open("rb") as file:
             found = path.stat().st_size
+            # A mapping must not be empty; a store without cases has no bytes to map.
             if found == size:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
     except OSError:

@@ -27,6 +27,9 @@ from client.data.store import DATA, FORMAT, INDEX, Entry, aligned, case_digest, 
 from shared.errors import CapacityError
 from shared.preprocessing.image import Case
 
+PRIVATE = 0o700
+"""Mode of a store's folder: only the user who prepares and trains may look into it."""
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -41,8 +44,9 @@ def write(folder: Path, key: str, prepared: Iterable[Case | Quarantined]) -> Non
     Raises:
         CapacityError: the disk is full, or a quota or file size limit is reached; nothing is left behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
+    _flush_names(folder)
     entries: list[Entry] = []
     quarantined: list[Quarantined] = []
     with _appearing(folder / DATA) as file:
@@ -64,6 +68,7 @@ def write(folder: Path, key: str, prepared: Iterable[Case | Quarantined]) -> Non
 
 
 def _append(file: IO[bytes], case: Case) -> Entry:
+    # Both are views where the array is already as it is stored, which is the usual case.
     voxels = np.ascontiguousarray(case.voxels, "<f4")
     mask = None if case.mask is None else np.ascontiguousarray(case.mask, np.uint8)
     offset = _write_aligned(file, voxels)
@@ -109,6 +114,7 @@ def _appearing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _flush_names(folder: Path) -> None:
+    # A rename is durable only when the folder that holds the name is (fsync(2)).
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -32,6 +32,7 @@ class Row:
 def read_table(path: Path, required: Sequence[str]) -> list[Row]:
     """All rows of the CSV file at ``path`` (UTF-8, with a header that names at least ``required``)."""
     try:
+        # Spreadsheets begin a file with a byte order mark, which would become part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = _header(path.name, next(reader, []), required)
@@ -63,7 +64,7 @@ def _header(name: str, names: list[str], required: Sequence[str]) -> list[str]:
 
 def _rows(name: str, reader: Iterator[list[str]], header: list[str]) -> Iterator[Row]:
     for number, cells in enumerate(reader, start=2):
-        if not cells:
+        if not cells:  # an empty row, as editors leave at the end
             continue
         if len(cells) != len(header):
             raise SiteDataError(
@@ -77,6 +78,7 @@ def _rows(name: str, reader: Iterator[list[str]], header: list[str]) -> Iterator
 def inside(folder: Path, text: str, row: int) -> Path:
     """``folder / text``, or ``SiteDataError`` (``path-outside``) when that leaves the folder."""
     relative = PurePosixPath(text)
+    # "C:/x" is relative to a POSIX system and absolute to the one that the table may come from.
     absolute = relative.is_absolute() or bool(PureWindowsPath(text).drive)
     if absolute or "\0" in text or ".." in relative.parts or not _ends_within(folder, folder / relative):
         raise SiteDataError(

@@ -3,7 +3,7 @@
 Promises
 - The sum is the mathematical one: integers, no rounding, no overflow. Sites may answer in any order and in groups of
   any size; the result has the same bits.
-- Memory does not grow with the number of sites: one int64 accumulator, and scratch space of one block.
+- Memory does not grow with the number of sites: one int64 accumulator, a few waiting updates, scratch of one block.
 - Everything about an update is checked before any of it is added. A bad one leaves the sum as it was.
 
 Why nothing overflows. An update's values are int32, so at most 2**31 in size. Weights are integers from 1 to
@@ -14,7 +14,8 @@ statistics are at most ``LARGEST_COUNT`` = 2**52, and at most ``MOST_SITES`` = 2
 How it is fast. numpy adds int32 to int64 at about a third of the speed of memory, since it converts first. A group of
 updates is therefore added up in int32, block by block while the blocks are in cache, wherever the sum of
 weight * largest value of the block shows that this cannot overflow; only the group's sum is converted. Blocks where it
-could overflow are added in int64. Both give the same integers.
+could overflow are added in int64. Both give the same integers. Groups of 8 updates of weight 1 whose changes are below
+an eighth of the plan's range reach about half the speed at which numpy adds the same arrays in int32, block by block.
 
 Whose update it is, and whether the weight is the one agreed with that site, is the caller's to check.
 """
@@ -38,6 +39,9 @@ LARGEST_TOTAL = 2**32 - 1
 LARGEST_COUNT = 2**52
 MOST_SITES = 2**11 - 1
 INT32_BOUND = 2**31
+
+LARGEST_GROUP = 8
+"""Updates added up together: more gain little, since each block is then read from memory almost only once."""
 
 BLOCK = 2**17
 """Values added at a time: 512 KiB of each update, so that a group of 8 stays in a cache of a few MiB."""
@@ -86,19 +90,20 @@ class Total:
 class ExactSum:
     """Weighted sum of updates under one schema and one fixed point, added as they come."""
 
-    def __init__(self, schema: str, length: int, fixed_point: FixedPoint, *, group: int = 4) -> None:
+    def __init__(self, schema: str, length: int, fixed_point: FixedPoint, *, waiting_bytes: int = 2**30) -> None:
         """Start from zero.
 
         Args:
             schema: digest of the ``ParameterSchema`` that updates must be of.
             length: number of values P of that schema.
             fixed_point: the plan's range and bits.
-            group: updates added up together, and so kept until then. 1 takes least memory, 8 is fastest.
+            waiting_bytes: memory for updates that wait to be added up together, up to ``LARGEST_GROUP`` of them. With
+                0 each is added at once, which takes least memory and two to three times as long.
         """
         self._schema = schema
         self._bits = fixed_point.bits
         self._bound = 1 << fixed_point.bits - 1
-        self._group = group
+        self._group = max(1, min(LARGEST_GROUP, waiting_bytes // max(1, 4 * length)))
         self._waiting: list[tuple[Integers, int]] = []
         self._sum = Total(np.zeros(length, np.int64))
 
@@ -206,8 +211,9 @@ def _fits(blocks: Sequence[tuple[Integers, int]]) -> bool:
 
 def _add_narrow(total: NDArray[np.int64], blocks: Sequence[tuple[Integers, int]], scratch: Integers) -> None:
     partial, product = scratch
-    partial.fill(0)
-    for values, weight in blocks:
+    (first, its_weight), *others = blocks
+    np.multiply(first, its_weight, out=partial)
+    for values, weight in others:
         np.add(partial, values if weight == 1 else np.multiply(values, weight, out=product), out=partial)
     np.add(total, partial, out=total)
 

@@ -60,7 +60,7 @@ def privacy(run: Run) -> list[str]:
 
 def _who(run: Run) -> str:
     plan, sites = run.plan, run.sites
-    who = f"{_count(len(sites), 'site').capitalize()}"
+    who = _count(len(sites), "site").capitalize() if sites else "The sites"
     if 0 < len(sites) <= _MOST_NAMES:
         who += f" ({_listed(sites)})"
     rounds = _count(len(run.results.participation) or plan.plan.rounds, "round")

@@ -6,20 +6,22 @@ Promises
 - Nothing in a network remembers an image (no running statistics), and no image's output depends on its batch.
 - What a plan can get wrong (name, channels, size, kind of output, frozen prefixes) is a ``ModelError`` before training.
 
-============== ====== ============================ ==========================================================
+============== ====== ============================ ============================================================
 name           output model.channels               edges of image and patch
-============== ====== ============================ ==========================================================
+============== ====== ============================ ============================================================
 cnn            image  1 to 8 stages                at least 2^(stages - 1)
 densenet121    image  fixed                        at least 32
 resnet18       image  4 stages                     at least 32
 resnet50       image  4 stages                     at least 32
 unet           dense  2 to 8 levels                divisible by 2^(levels - 1); first layer halves the image
-basic_unet     dense  5 levels [and the last width] at least 16; keeps full resolution, for fine structures
+basic_unet     dense  5 levels (+ last width)      at least 16; keeps full resolution, for fine structures
 dynunet        dense  3 to 8 levels                divisible by 2^(levels - 1)
 segresnet      dense  1 width, doubled per level   divisible by 8
 attention_unet dense  2 to 8 even widths           divisible by 2^(levels - 1)
 swin_unetr     dense  1 width, a multiple of 12    divisible by 32
-============== ====== ============================ ==========================================================
+============== ====== ============================ ============================================================
+
+With instance norm the deepest level needs three voxels (``check_size``).
 
 Left to others: what the output means (``shared.tasks``), training, exchange (``shared.arrays``).
 """

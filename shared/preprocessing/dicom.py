@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import CaseError
+from shared.preprocessing.dicom_file import DicomFile, read_file
 from shared.preprocessing.dicom_header import Plane
-from shared.preprocessing.dicom_pixels import DicomFile, decode, decode_into, read_file
+from shared.preprocessing.dicom_pixels import decode, decode_into
 from shared.preprocessing.image import FloatArray, Image
 from shared.preprocessing.orientation import canonical_affine, spacing_of, to_canonical
 from shared.preprocessing.quarantine import refuse_oversized

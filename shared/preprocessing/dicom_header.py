@@ -15,10 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 
 from shared.errors import CaseError
 from shared.preprocessing.image import Modality
@@ -61,7 +63,7 @@ class Plane:
 
 def modality_of(dataset: Dataset) -> Modality:
     """The plan's name for the file's Modality; "other" for what the plan has no name for."""
-    return _MODALITIES.get(str(dataset.get("Modality", "")).strip().upper(), "other")
+    return _MODALITIES.get(text(dataset, "Modality").upper(), "other")
 
 
 def frames_of(dataset: Dataset) -> int:
@@ -71,15 +73,17 @@ def frames_of(dataset: Dataset) -> int:
 
 def holders_of(dataset: Dataset, frame: int) -> tuple[Dataset, ...]:
     """Where a frame's functional groups stand, the nearest first: its own item, the shared one, the top level."""
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
-    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    per_frame = items(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = items(dataset, "SharedFunctionalGroupsSequence")
     return (*per_frame[frame : frame + 1], *shared[:1], dataset)
 
 
 def macro(holders: Sequence[Dataset], name: str) -> Dataset | None:
     """The first item of the functional group ``name``, from the nearest of ``holders`` that has it."""
-    found: Dataset | None = next((holder.get(name)[0] for holder in holders if holder.get(name)), None)
-    return found
+    for holder in holders:
+        if found := items(holder, name):
+            return found[0]
+    return None
 
 
 def planes_of(dataset: Dataset) -> tuple[Plane, ...] | None:
@@ -93,16 +97,17 @@ def planes_of(dataset: Dataset) -> tuple[Plane, ...] | None:
     if offsets is not None and len(offsets) == frames:
         first = _plane(dataset, 0)
         return None if first is None else tuple(_moved(first, mm) for mm in offsets)
-    if frames > 1 and "PerFrameFunctionalGroupsSequence" not in dataset:
+    if frames > 1 and _tag("PerFrameFunctionalGroupsSequence") not in dataset:
         return None
     planes = [_plane(dataset, frame) for frame in range(frames)]
     known = tuple(plane for plane in planes if plane is not None)
     return known if len(known) == frames else None
 
 
-def pixel_spacing(dataset: Dataset, frame: int = 0) -> tuple[float, float] | None:
-    """Distance (between rows, between columns) in mm of a frame, or None where the file does not say."""
-    measures = macro(holders_of(dataset, frame), "PixelMeasuresSequence") or dataset
+def pixel_spacing(holders: Sequence[Dataset]) -> tuple[float, float] | None:
+    """Distance (between rows, between columns) in mm of the frame of ``holders``, or None where nothing says it."""
+    dataset = holders[-1]
+    measures = macro(holders, "PixelMeasuresSequence") or dataset
     for holder, name in (
         (measures, "PixelSpacing"),
         (dataset, "ImagerPixelSpacing"),
@@ -121,27 +126,49 @@ def rescale_of(dataset: Dataset, frame: int) -> tuple[float, float]:
     return (slope[0] if slope else 1.0), (intercept[0] if intercept else 0.0)
 
 
-def decimals(dataset: Dataset, name: str) -> tuple[float, ...]:
-    """Numbers of a decimal string element; none where it is absent or empty.
+def items(dataset: Dataset, name: str) -> Sequence[Dataset]:
+    """The items of a sequence; none where it is absent or empty."""
+    return (dataset[_tag(name)].value or ()) if _tag(name) in dataset else ()
 
-    pydicom checks and wraps each number, 0.02 ms apiece, which for raw CT slices would double the time to read them; so
-    an element that nobody has touched yet is parsed from its bytes.
-    """
-    if name not in dataset:
+
+def text(dataset: Dataset, name: str) -> str:
+    """A string element without its padding; empty where it is absent."""
+    value = _untouched(dataset, name)
+    return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value or "")).strip(" \0")
+
+
+def decimals(dataset: Dataset, name: str) -> tuple[float, ...]:
+    """Numbers of a decimal string element; none where it is absent or empty."""
+    value = _untouched(dataset, name)
+    if value is None:
         return ()
-    element = dataset.get_item(name)
-    value = element.value
     if isinstance(value, bytes):
-        text = value.strip(b" \0")
-        return tuple(float(part) for part in text.split(b"\\")) if text else ()
-    return tuple(float(part) for part in np.atleast_1d(value)) if value is not None else ()
+        stripped = value.strip(b" \0")
+        return tuple(float(part) for part in stripped.split(b"\\")) if stripped else ()
+    return tuple(float(part) for part in np.atleast_1d(value))
+
+
+@cache
+def _tag(name: str) -> BaseTag:
+    return Tag(name)
+
+
+def _untouched(dataset: Dataset, name: str) -> bytes | str | float | Sequence[float] | None:
+    """An element's value: its bytes, unless somebody has asked pydicom for it before.
+
+    pydicom checks and wraps what it hands out, 0.02 ms for each number: for raw CT slices as much as decoding them.
+    """
+    if _tag(name) not in dataset:
+        return None
+    value: bytes | str | float | Sequence[float] | None = dataset.get_item(_tag(name)).value
+    return value
 
 
 def _offsets_mm(dataset: Dataset) -> tuple[float, ...] | None:
     """Distance of each frame of a classic multi-frame file from its first, along the normal."""
-    if "GridFrameOffsetVector" in dataset:
+    if _tag("GridFrameOffsetVector") in dataset:
         offsets = decimals(dataset, "GridFrameOffsetVector")
-    elif "SliceVector" in dataset and "SpacingBetweenSlices" in dataset:
+    elif _tag("SliceVector") in dataset and _tag("SpacingBetweenSlices") in dataset:
         between = decimals(dataset, "SpacingBetweenSlices")[0]
         offsets = tuple(float(number) * between for number in np.atleast_1d(dataset.SliceVector))
     else:
@@ -153,7 +180,7 @@ def _plane(dataset: Dataset, frame: int) -> Plane | None:
     holders = holders_of(dataset, frame)
     position = _numbers(holders, ("PlanePositionSequence", "ImagePositionPatient"), 3)
     orientation = _numbers(holders, ("PlaneOrientationSequence", "ImageOrientationPatient"), 6)
-    spacing = pixel_spacing(dataset, frame)
+    spacing = pixel_spacing(holders)
     if position is None or orientation is None or spacing is None:
         return None
     right, down = orientation[:3], orientation[3:]
@@ -172,11 +199,10 @@ def _plane(dataset: Dataset, frame: int) -> Plane | None:
 def _numbers(holders: Sequence[Dataset], where: tuple[str, str], count: int) -> tuple[float, ...] | None:
     """``count`` numbers of an element that stands in a functional group, at top level, or in the detector's item."""
     group, name = where
-    for holder in (macro(holders, group), holders[-1], macro(holders, "DetectorInformationSequence")):
-        found = () if holder is None else decimals(holder, name)
-        if len(found) == count:
-            return found
-    return None
+    found = decimals(macro(holders, group) or holders[-1], name)
+    if len(found) != count and (detector := macro(holders, "DetectorInformationSequence")) is not None:
+        found = decimals(detector, name)
+    return found if len(found) == count else None
 
 
 def _moved(plane: Plane, mm: float) -> Plane:
@@ -187,7 +213,7 @@ def _ultrasound_spacing(dataset: Dataset) -> tuple[float, float] | None:
     """Spacing where all calibrated regions of an ultrasound image agree (PS3.3 C.8.5.5)."""
     found = {
         (abs(float(region.PhysicalDeltaY)) * _MM_PER_CM, abs(float(region.PhysicalDeltaX)) * _MM_PER_CM)
-        for region in dataset.get("SequenceOfUltrasoundRegions") or ()
+        for region in items(dataset, "SequenceOfUltrasoundRegions")
         if region.get("PhysicalUnitsXDirection") == region.get("PhysicalUnitsYDirection") == _CENTIMETRES
     }
     return found.pop() if len(found) == 1 and min(next(iter(found))) > 0 else None

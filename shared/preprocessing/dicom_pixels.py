@@ -1,8 +1,8 @@
-"""From one DICOM file to floats with a physical meaning.
+"""From a DICOM file's encoded pixels to floats with a physical meaning.
 
 Promises
-- ``read_file`` accepts part 10 files, with any name, and bare datasets without preamble; ``decode`` gives float32 of
-  shape (frames, channels, rows, columns). Whatever the bytes are, the only exception is ``CaseError``.
+- ``decode`` gives float32 of shape (frames, channels, rows, columns). Whatever the bytes are, the only exception is
+  ``CaseError``.
 - Grey pixels are modality values: rescale or modality LUT applied (PS3.3 C.11.1), in float64 and rounded once; frame by
   frame where the object is enhanced. CT is Hounsfield units.
 - MONOCHROME1 is inverted within the range its stored bits can express: brighter is always more.
@@ -16,78 +16,26 @@ Left out: display windows (VOI LUT), overlays, colour profiles, and pixel paddin
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from shared.errors import CaseError
-from shared.preprocessing.dicom_header import Plane, frames_of, modality_of, pixel_spacing, planes_of, rescale_of
-from shared.preprocessing.image import FloatArray, Modality
-from shared.preprocessing.quarantine import refuse_oversized, refusing
+from shared.preprocessing.dicom_file import PALETTE, DicomFile
+from shared.preprocessing.dicom_header import items, rescale_of
+from shared.preprocessing.image import FloatArray
+from shared.preprocessing.quarantine import refusing
 
 _PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
-_PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-_SEGMENTATIONS = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
-"""SOP classes: Segmentation Storage and Label Map Segmentation Storage."""
-
 _GREY = ("MONOCHROME2", "MONOCHROME1")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
-_PALETTE = "PALETTE COLOR"
 
 Stored = NDArray[np.integer] | NDArray[np.floating]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DicomFile:
-    """One file that holds pixels, read but not decoded.
-
-    Attributes:
-        shape: (frames, channels, rows, columns) after ``decode``.
-        kind: what the frames are, by SOP class.
-        modality: the plan's name for the modality.
-        photometric: how stored values stand for grey or colour.
-        planes: where each frame lies, or None where the file does not say.
-        spacing_mm: (between rows, between columns), or None where the file does not say.
-        instance: SOP Instance UID, or an empty string.
-        space: Frame of Reference UID, or an empty string.
-        dataset: the whole header. It and the two identifiers are never shown, logged or stored; reading an element from
-            it may raise anything and warn with its value, so that belongs inside ``refusing``.
-    """
-
-    shape: tuple[int, int, int, int]
-    kind: Literal["image", "segmentation", "tiles"]
-    modality: Modality
-    photometric: str
-    planes: tuple[Plane, ...] | None
-    spacing_mm: tuple[float, float] | None
-    instance: str = field(repr=False)
-    space: str = field(repr=False)
-    dataset: Dataset = field(repr=False)
-
-
-def read_file(path: Path) -> DicomFile:
-    """Read a file's header and its still encoded pixels.
-
-    Raises:
-        CaseError: "unreadable-dicom", "no-pixel-data", "image-too-large" or "bad-geometry".
-    """
-    with refusing("unreadable-dicom", "the file cannot be read as DICOM", "check that the transfer was complete"):
-        dataset = dcmread(path, force=True)
-        if "SOPClassUID" not in dataset and "Rows" not in dataset:
-            raise CaseError(
-                "the file is not DICOM, or its header is damaged", hint="fetch it again", code="unreadable-dicom"
-            )
-        if not any(name in dataset for name in _PIXEL_ELEMENTS):
-            raise CaseError("the DICOM file has no pixel data", hint="send images only", code="no-pixel-data")
-        return _described(dataset)
 
 
 def decode(file: DicomFile) -> FloatArray:
@@ -103,7 +51,7 @@ def decode(file: DicomFile) -> FloatArray:
 
 def decode_into(file: DicomFile, frames: Iterable[FloatArray]) -> None:
     """Write each frame of a file, (channels, rows, columns), to its place; raises as ``decode``."""
-    if file.photometric not in {*_GREY, *_COLOUR, _PALETTE}:
+    if file.photometric not in {*_GREY, *_COLOUR, PALETTE}:
         raise CaseError("the photometric interpretation is not supported", code="unknown-colour")
     stored = stored_pixels(file)
     with refusing("undecodable-pixels", "the pixel values cannot be interpreted"):
@@ -129,31 +77,7 @@ def stored_pixels(file: DicomFile) -> Stored:
         return pixels.reshape(-1, rows, columns, *samples)[:frames]
 
 
-def _described(dataset: Dataset) -> DicomFile:
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
-    channels = 3 if dataset.get("SamplesPerPixel", 1) == 3 or photometric == _PALETTE else 1
-    shape = (frames_of(dataset), channels, int(dataset.Rows), int(dataset.Columns))
-    refuse_oversized(shape)
-    return DicomFile(
-        shape=shape,
-        kind=_kind(dataset),
-        modality=modality_of(dataset),
-        photometric=photometric,
-        planes=planes_of(dataset),
-        spacing_mm=pixel_spacing(dataset),
-        instance=str(dataset.get("SOPInstanceUID", "")),
-        space=str(dataset.get("FrameOfReferenceUID", "")),
-        dataset=dataset,
-    )
-
-
-def _kind(dataset: Dataset) -> Literal["image", "segmentation", "tiles"]:
-    if str(dataset.get("SOPClassUID", "")) in _SEGMENTATIONS:
-        return "segmentation"
-    return "tiles" if "TotalPixelMatrixColumns" in dataset and frames_of(dataset) > 1 else "image"
-
-
-def _decoded(dataset: Dataset) -> Stored:
+def _decoded(dataset: FileDataset) -> Stored:
     """Try each decoder in order; the last one's failure is the one that counts."""
     decoder = get_decoder(_transfer_syntax(dataset))
     # A view saves a copy, and is whole unless unused bits must be cleared from it.
@@ -167,12 +91,12 @@ def _decoded(dataset: Dataset) -> Stored:
     return decoder.as_array(dataset, decoding_plugin=plugins[-1], **options)[0]
 
 
-def _transfer_syntax(dataset: Dataset) -> str:
+def _transfer_syntax(dataset: FileDataset) -> str:
     """The declared transfer syntax; for a bare dataset the one it was parsed as, which then must be native."""
-    declared = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID")
+    declared = dataset.file_meta.get("TransferSyntaxUID")
     if declared:
         return str(declared)
-    implicit, little = dataset.original_encoding if isinstance(dataset, FileDataset) else (True, True)
+    implicit, little = dataset.original_encoding
     dataset.file_meta.TransferSyntaxUID = (
         ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
     )
@@ -189,7 +113,7 @@ def _write_grey(stored: Stored, file: DicomFile, index: int, out: FloatArray) ->
 
 
 def _write_modality(stored: Stored, dataset: Dataset, index: int, out: NDArray[np.floating]) -> None:
-    if dataset.get("ModalityLUTSequence"):
+    if items(dataset, "ModalityLUTSequence"):
         out[:] = apply_modality_lut(stored, dataset)
         return
     slope, intercept = rescale_of(dataset, index)
@@ -212,7 +136,7 @@ def _ends(stored: Stored, dataset: Dataset) -> Stored:
 def _colour(stored: Stored, file: DicomFile) -> FloatArray:
     """One frame as RGB from 0 to 255, shape (3, rows, columns)."""
     bits = int(file.dataset.BitsStored)
-    if file.photometric == _PALETTE:
+    if file.photometric == PALETTE:
         stored = apply_color_lut(stored, file.dataset)[..., :3]
         bits = int(file.dataset.RedPaletteColorLookupTableDescriptor[2])
     return np.asarray(np.moveaxis(stored, -1, 0) * (255 / (2**bits - 1)), np.float32)

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from shared.errors import CaseError
 from shared.preprocessing.dicom import planes_in, read_files
+from shared.preprocessing.dicom_file import DicomFile, read_file
 from shared.preprocessing.dicom_header import Plane, holders_of, macro
-from shared.preprocessing.dicom_pixels import DicomFile, Stored, read_file, stored_pixels
+from shared.preprocessing.dicom_pixels import Stored, stored_pixels
 from shared.preprocessing.image import MaskArray
 from shared.preprocessing.masks import MAX_CLASSES
 from shared.preprocessing.orientation import Affine, canonical_affine, canonical_axes
@@ -33,6 +34,9 @@ from shared.preprocessing.slice_grid import affine_of, order_of
 _WITHIN = 0.1
 """A frame's voxels must lie within this share of a voxel of the image's."""
 
+_AS_STORED = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.intp)
+"""Row and column of a frame are h and w of an image that is a single plane."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Grid:
@@ -40,8 +44,6 @@ class _Grid:
 
     shape: tuple[int, ...]
     affine: Affine | None
-    instances: frozenset[str]
-    space: str
 
 
 def read_segmentation(path: Path, reference: Sequence[Path]) -> MaskArray:
@@ -54,32 +56,36 @@ def read_segmentation(path: Path, reference: Sequence[Path]) -> MaskArray:
     if file.kind != "segmentation":
         raise CaseError("the mask is not a DICOM segmentation", code="not-a-segmentation")
     images = read_files(reference)
-    grid = _grid(images)
     stored = stored_pixels(file)
-    mask = np.zeros(grid.shape, np.uint8)
     with refusing("unreadable-dicom", "the segmentation cannot be interpreted"):
-        _require_same_patient_space(file, grid)
+        _require_same_space(file, images)
+        grid = _grid(images)
+        mask = np.zeros(grid.shape, np.uint8)
         for frame in range(len(stored)):
-            _paint(mask, _classes(file, stored[frame], frame), _placement(file, frame, grid))
-    return mask if len(images) > 1 or images[0].shape[0] > 1 else mask[0]
+            if file.planes is None or grid.affine is None:
+                _require_source(file, frame, images)
+                placement = _AS_STORED
+            else:
+                placement = _placement(file.planes[frame], file.shape, grid.affine)
+            _paint(mask, _classes(file, stored[frame], frame), placement)
+    return mask if sum(image.shape[0] for image in images) > 1 else mask[0]
 
 
 def _grid(images: Sequence[DicomFile]) -> _Grid:
-    instances = frozenset(image.instance for image in images)
     rows, columns = images[0].shape[2:]
     if sum(image.shape[0] for image in images) == 1:
-        affine = None if images[0].planes is None else affine_of(images[0].planes)
-        return _Grid((1, rows, columns), affine, instances, images[0].space)
+        return _Grid((1, rows, columns), None if images[0].planes is None else affine_of(images[0].planes))
     planes = planes_in(images)
     affine = affine_of([planes[index] for index in order_of(planes)])
     stored = (len(planes), rows, columns)
     shape = tuple(stored[source] for source in canonical_axes(affine)[0])
-    return _Grid(shape, canonical_affine(affine, stored), instances, images[0].space)
+    return _Grid(shape, canonical_affine(affine, stored))
 
 
-def _require_same_patient_space(file: DicomFile, grid: _Grid) -> None:
-    if file.space and grid.space and file.space != grid.space:
-        raise _misplaced("is in another frame of reference than the image")
+def _require_same_space(file: DicomFile, images: Sequence[DicomFile]) -> None:
+    spaces = {str(one.dataset.get("FrameOfReferenceUID", "")) for one in (file, *images)} - {""}
+    if len(spaces) > 1:
+        raise _misplaced("and its image are in different frames of reference")
 
 
 def _classes(file: DicomFile, stored: Stored, frame: int) -> NDArray[np.integer]:
@@ -102,31 +108,26 @@ def _classes(file: DicomFile, stored: Stored, frame: int) -> NDArray[np.integer]
     return classes
 
 
-def _placement(file: DicomFile, frame: int, grid: _Grid) -> NDArray[np.intp]:
+def _placement(plane: Plane, shape: Sequence[int], affine: Affine) -> NDArray[np.intp]:
     """Pixel (row, column, 1) of a frame -> voxel (d, h, w): a 3 x 3 matrix of whole numbers."""
-    if file.planes is None or grid.affine is None:
-        _require_source(file, frame, grid)
-        return np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.intp)
-    placed = np.linalg.inv(grid.affine) @ _frame_matrix(file.planes[frame])
-    whole = np.rint(placed[:3])
-    corners = np.array([[row, column, 1.0] for row in (0, file.shape[2]) for column in (0, file.shape[3])])
-    aside = float(np.abs((placed[:3] - whole) @ corners.T).max())
+    columns = (plane.down * plane.spacing_mm[0], plane.right * plane.spacing_mm[1], plane.position_mm)
+    placed = (np.linalg.inv(affine) @ np.vstack([np.stack(columns, axis=1), [0, 0, 1]]))[:3]
+    whole = np.rint(placed)
+    corners = np.array([[row, column, 1.0] for row in (0, shape[2]) for column in (0, shape[3])])
+    aside = float(np.abs((placed - whole) @ corners.T).max())
     if aside > _WITHIN:
         raise _misplaced(f"does not lie on the image's voxels: off by {aside:.2g} voxels")
-    return whole.astype(np.intp)
+    return np.asarray(whole, np.intp)
 
 
-def _frame_matrix(plane: Plane) -> Affine:
-    columns = (plane.down * plane.spacing_mm[0], plane.right * plane.spacing_mm[1], plane.position_mm)
-    return np.vstack([np.stack(columns, axis=1), [0, 0, 1]])
-
-
-def _require_source(file: DicomFile, frame: int, grid: _Grid) -> None:
+def _require_source(file: DicomFile, frame: int, images: Sequence[DicomFile]) -> None:
     """Accept a frame without position only for a single image of its size, which it names as its source if any."""
     derivation = macro(holders_of(file.dataset, frame), "DerivationImageSequence")
     sources = (derivation.get("SourceImageSequence") if derivation is not None else None) or ()
     named = {str(source.get("ReferencedSOPInstanceUID", "")) for source in sources}
-    if grid.shape != (1, *file.shape[2:]) or (named and not named & grid.instances):
+    given = {str(image.dataset.get("SOPInstanceUID", "")) for image in images}
+    alone = len(images) == images[0].shape[0] == 1
+    if not alone or file.shape[2:] != images[0].shape[2:] or (named and not named & given):
         raise _misplaced("has no position and does not name this image as its source")
 
 

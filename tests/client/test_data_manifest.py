@@ -143,8 +143,9 @@ def test_a_path_that_leaves_the_folder_refuses_the_manifest(tmp_path: Path, colu
     assert "row 6" in error.sentence
 
 
-def test_an_image_that_is_listed_twice_refuses_the_manifest(tmp_path: Path) -> None:
-    error = refusal(manifest(tmp_path, [*BREAST, {**BREAST[0], "patient": "p2"}]))
+@pytest.mark.parametrize("again", ["usys/1-l.png", "./usys/1-l.png", "usys//1-l.png"])
+def test_an_image_that_is_listed_twice_refuses_the_manifest(tmp_path: Path, again: str) -> None:
+    error = refusal(manifest(tmp_path, [*BREAST, {**BREAST[0], "image": again, "patient": "p2"}]))
     assert error.code == "duplicate-image"
     assert "rows 2 and 7" in error.sentence
 

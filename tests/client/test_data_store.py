@@ -207,6 +207,11 @@ def test_nothing_but_salted_names_is_in_the_index(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_only_the_owner_may_look_into_a_store(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "deep" / "store", case("a")).folder
+    assert folder.stat().st_mode & 0o077 == 0
+
+
 def failing(error: BaseException) -> Iterator[Case]:
     yield case("a")
     raise error
@@ -268,7 +273,7 @@ def test_a_builder_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path:
     """)
     root = Path(__file__).parents[2]
     outcomes = []
-    for moment in range(10):
+    for moment in range(11):
         folder = tmp_path / str(moment)
         stored(folder, case("old"), key="before")
         command = [sys.executable, "-c", script, str(folder), str(moment)]

@@ -87,12 +87,11 @@ def test_images_of_a_person_are_neighbouring_slices() -> None:
         assert len({scan.grid.origin_mm[:2] for scan in images}) == 1
 
 
-def test_a_volume_hospital_gives_volumes() -> None:
-    images = everything(replace(SMALL, dimensions=3, images=(1, 1)))
-    assert {scan.stored.shape for person in images for scan in person} == {(8, 48, 48)}
-    assert all((scan.truth.mask == LESION).any() for scan in images[0]) == bool(
-        next(members(replace(SMALL, dimensions=3), 1)).person.lesions
-    )
+def test_a_volume_hospital_gives_volumes_that_hold_the_lesions() -> None:
+    hospital = replace(SMALL, dimensions=3, images=(1, 1), population=Population(lesion_prevalence=1.0))
+    volumes = [scan for person in everything(hospital) for scan in person]
+    assert {scan.stored.shape for scan in volumes} == {(8, 48, 48)}
+    assert all((scan.truth.mask == LESION).any() for scan in volumes)
 
 
 def test_each_fault_is_one_more_image() -> None:

@@ -89,7 +89,9 @@ def test_a_trunk_has_the_area_of_a_superellipse(power: float) -> None:
 def test_a_tube_is_a_cylinder_with_two_half_balls() -> None:
     length, radius = 15.0, 4.0
     expected = math.pi * radius**2 * length + 4 / 3 * math.pi * radius**3
-    assert volume(tube((-7.5, 0, 0), (7.5, 0, 0), radius)) == pytest.approx(expected, rel=0.02)
+    end = np.array([6.0, 3.0, math.sqrt(11.25)])
+    assert 2 * np.linalg.norm(end) == pytest.approx(length)
+    assert volume(tube(tuple(-end), tuple(end), radius)) == pytest.approx(expected, rel=0.02)
 
 
 def test_anterior_is_where_y_is_smaller() -> None:

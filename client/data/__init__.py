@@ -1,0 +1,1 @@
+"""A site's cases: found, prepared, stored, split by patient."""

@@ -1,0 +1,1 @@
+"""Training and measuring on one site's cases: plain PyTorch, no Flower."""

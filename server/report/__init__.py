@@ -1,0 +1,1 @@
+"""The report of a run, for people: one HTML page, a terminal table, a comparison of runs."""
