@@ -26,9 +26,10 @@ from client.training.device import release
 from client.training.inference import statistics
 from client.workbench import Workbench
 from shared import checkpoint
-from shared.arrays import quantise, read_vector
+from shared.arrays import read_vector
 from shared.errors import ConsiliumError, ProtocolError
 from shared.evaluation.additive import in_units
+from shared.fixed_point import quantise
 from shared.messages import (
     PROTOCOL,
     Envelope,

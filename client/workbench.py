@@ -45,7 +45,9 @@ class Workbench:
         task = tasks.task_for(plan)
         model = models.build(plan, task.output_channels, task.output)
         if plan.model.pretrained is not None:
-            models.load_pretrained(model, (weights_folder or Path()) / plan.model.pretrained.file, plan.model.pretrained.sha256)
+            models.load_pretrained(
+                model, (weights_folder or Path()) / plan.model.pretrained.file, plan.model.pretrained.sha256
+            )
         device = devices.choose(plan.training.device)
         devices.check_capacity(model, device)
         model.to(device, memory_format=devices.memory_format(device, plan.dimensions))  # type: ignore[call-overload]

@@ -46,7 +46,9 @@ class GridFleet:
     def ask(self, requests: Mapping[str, Request], deadline_s: float) -> Iterator[tuple[str, Reply]]:
         """Send each site its request; yield replies as they arrive, until all are there or the deadline has passed."""
         sites = {self._nodes[site]: site for site in requests}
-        for node, (_, reply) in ask_nodes(self._grid, {self._nodes[site]: requests[site] for site in requests}, deadline_s):
+        for node, (_, reply) in ask_nodes(
+            self._grid, {self._nodes[site]: requests[site] for site in requests}, deadline_s
+        ):
             yield sites[node], reply
 
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from server import rounds
-from server.aggregation.methods import METHODS, ServerState
+from server.aggregation.methods import METHODS
 from server.fleet import Fleet
 from server.intake import Admission, Intake, Measurement, Measurements, Updates, judge
 from server.journal import Journal
@@ -108,7 +107,8 @@ class Coordinator:
                 self._advance(Event(Kind.AGGREGATED))
         if self._state.phase is Phase.ABORTED:
             raise RunError(
-                self._state.reason, hint="see journal.sqlite for the reasons; then resume the run, or lower participation.quorum"
+                self._state.reason,
+                hint="see journal.sqlite for the reasons; then resume the run, or lower participation.quorum",
             )
         return self._outcome
 

@@ -340,7 +340,9 @@ def parse(text: str) -> Plan:
     try:
         return from_document(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"the plan is not valid TOML: {error}", hint="check quotes, brackets and the line named") from None
+        raise PlanError(
+            f"the plan is not valid TOML: {error}", hint="check quotes, brackets and the line named"
+        ) from None
 
 
 def load(path: Path) -> Plan:
@@ -349,4 +351,6 @@ def load(path: Path) -> Plan:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise PlanError(f"the plan {path.name} cannot be read: {reason}", hint="check the path and its permissions") from None
+        raise PlanError(
+            f"the plan {path.name} cannot be read: {reason}", hint="check the path and its permissions"
+        ) from None

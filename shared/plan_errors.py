@@ -47,7 +47,9 @@ def known_keys(root: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     for part in path:
         if isinstance(part, int):
             continue
-        models = [found for model in models if part in model.model_fields for found in _models_in(model.model_fields[part])]
+        models = [
+            found for model in models if part in model.model_fields for found in _models_in(model.model_fields[part])
+        ]
     return sorted({name for model in models for name in model.model_fields})
 
 

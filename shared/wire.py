@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from shared.errors import ProtocolError
-from shared.arrays import pack, unpack
+from shared.fixed_point import pack, unpack
 from shared.messages import (
     PROTOCOL,
     Bits,
@@ -69,7 +69,10 @@ def request_from_record(record: RecordDict) -> Request:
     """Inverse of ``request_to_record``; raises ``ProtocolError``."""
     head = _head(record)
     envelope = Envelope(
-        _entry(head, "run", str), _entry(head, "plan_digest", str), _entry(head, "round", int), _entry(head, "protocol", int)
+        _entry(head, "run", str),
+        _entry(head, "plan_digest", str),
+        _entry(head, "round", int),
+        _entry(head, "protocol", int),
     )
     match head["kind"]:
         case "hello":
@@ -122,11 +125,12 @@ def _read_update(head: Head, record: RecordDict) -> Update:
     bits = {"int16": 16, "int24": 24, "int32": 32}.get(array.dtype)
     if bits is None or len(array.shape) != 1 or len(array.data) != array.shape[0] * bits // 8:
         raise ProtocolError(
-            f"an update says {array.dtype} with shape {tuple(array.shape)} but holds {len(array.data)} bytes", code="array"
+            f"an update says {array.dtype} with shape {tuple(array.shape)} but holds {len(array.data)} bytes",
+            code="array",
         )
     return Update(
-        values=unpack(array.data, cast(Bits, bits)),
-        bits=cast(Bits, bits),
+        values=unpack(array.data, cast("Bits", bits)),
+        bits=cast("Bits", bits),
         weight=_entry(head, "weight", int),
         schema=_entry(head, "schema", str),
         loss_sum=_entry(head, "loss_sum", int),
@@ -183,14 +187,15 @@ def _head(record: RecordDict) -> Head:
             hint="run the same version of Consilium at every party",
             code="format",
         )
-    return cast(Head, head)
+    return cast("Head", head)
 
 
 def _entry(head: Head, name: str, kind: type[Any]) -> Any:  # noqa: ANN401 - the type is the argument
     value = head.get(name)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise ProtocolError(
-            f"entry {name} of a {head['kind']} message is {type(value).__name__}, expected {kind.__name__}", code="entry"
+            f"entry {name} of a {head['kind']} message is {type(value).__name__}, expected {kind.__name__}",
+            code="entry",
         )
     return value
 
@@ -199,7 +204,7 @@ def _split(head: Head) -> Split:
     split = _entry(head, "split", str)
     if split not in _SPLITS:
         raise ProtocolError(f"unknown split {split!r}", hint=f"one of {', '.join(_SPLITS)}", code="entry")
-    return cast(Split, split)
+    return cast("Split", split)
 
 
 def _raw(values: NDArray[Any], dtype: str) -> Array:
@@ -208,9 +213,14 @@ def _raw(values: NDArray[Any], dtype: str) -> Array:
 
 def _unraw(record: RecordDict, name: str, dtype: str) -> NDArray[Any]:
     array, wanted = _array(record, name, _RAW), np.dtype(dtype)
-    if array.dtype != wanted.name or len(array.data) != math.prod(array.shape) * wanted.itemsize or len(array.shape) != 1:
+    if (
+        array.dtype != wanted.name
+        or len(array.data) != math.prod(array.shape) * wanted.itemsize
+        or len(array.shape) != 1
+    ):
         raise ProtocolError(
-            f"array {name} says {array.dtype} with shape {tuple(array.shape)} but holds {len(array.data)} bytes", code="array"
+            f"array {name} says {array.dtype} with shape {tuple(array.shape)} but holds {len(array.data)} bytes",
+            code="array",
         )
     return np.frombuffer(array.data, wanted).astype(wanted.newbyteorder("="), copy=False)
 

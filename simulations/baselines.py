@@ -58,7 +58,7 @@ def run_baselines(pool: Pool, specs: tuple[SiteSpec, ...], initial: Vector, stag
     return Baselines({spec.name: measured[spec.name] for spec in specs}, measured[CENTRAL])
 
 
-def train_and_measure(  # noqa: PLR0913 - one baseline, whole
+def train_and_measure(
     sites: Sites, name: str, own: Sequence[SiteSpec], everywhere: Sequence[SiteSpec], initial: Vector, steps: int
 ) -> dict[str, Statistics]:
     """Train on the patients of ``own`` and measure on the test patients of ``everywhere``, site by site."""

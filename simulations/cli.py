@@ -111,7 +111,9 @@ def phantoms(
     federation = hospitals(sites, seed, patients=patients, dimensions=3 if dimensions == 3 else 2)
     report = write_hospitals(out, federation, seed)
     for hospital in report.hospitals:
-        typer.echo(f"{hospital.name}: {hospital.patients} patients, {hospital.images} images, {hospital.faults} of them broken")
+        typer.echo(
+            f"{hospital.name}: {hospital.patients} patients, {hospital.images} images, {hospital.faults} of them broken"
+        )
 
 
 @app.command()

@@ -41,7 +41,9 @@ class Hospital:
     unusable: tuple[Quarantined, ...] = ()
 
 
-def find_hospitals(scenario: Scenario, data: Path | None, out: Path, pool: Pool, stages: Stages) -> tuple[Hospital, ...]:
+def find_hospitals(
+    scenario: Scenario, data: Path | None, out: Path, pool: Pool, stages: Stages
+) -> tuple[Hospital, ...]:
     """The scenario's hospitals, dealt anew where it says so.
 
     Args:
@@ -79,7 +81,9 @@ def _in_order(
 
 def _folder(data: Path | None, scenario: Scenario) -> Path:
     if data is None:
-        raise ScenarioError(f"scenario {scenario.name} needs real images", hint="say where: --data FOLDER (with manifest.csv)")
+        raise ScenarioError(
+            f"scenario {scenario.name} needs real images", hint="say where: --data FOLDER (with manifest.csv)"
+        )
     if not (data / "manifest.csv").is_file():
         raise ScenarioError(f"{data} holds no manifest.csv", hint="--data names the folder that manifest.csv lies in")
     return data

@@ -5,7 +5,8 @@ Promises
   anatomy.
 - ``cut`` gives Hounsfield units and class indices (0 background, 1 liver, 2 lesion) at any points. The mask says what
   lies at the voxel's centre; Hounsfield units at a surface are mixed by coverage, over one voxel (partial volume).
-- Lesions are benign (round, smooth, homogeneous) or malignant (irregular, spiculated, mottled), all lesions of a person
+- Lesions are benign (round, smooth, homogeneous) or malignant (irregular, spiculated, mottled around a
+  necrotic core), all lesions of a person
   of one kind. ``label`` is "malignant" for people with malignant lesions and "benign" for everyone else.
 - Shape and texture tell the kinds apart in every contrast phase; attenuation does not travel: lesions are darker than
   the liver in the native and portal phases and brighter in the arterial and late ones.
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulations.phantom_body import AIR_HU, FIXED_HU, PHASE_HU, Body, Frame, Material, Phase, body
-from simulations.phantom_solids import Field, Points, Solid, Vector, at, blob, local, ripple
+from simulations.phantom_solids import Field, Points, Ripple, Solid, Vector, at, blob, local, ripple
 
 Kind = Literal["benign", "malignant"]
 
@@ -154,9 +155,19 @@ def _site(liver: Solid, radius: float, others: list[Lesion], random: np.random.G
 
 def _lesion(kind: Kind, centre: Vector, radius: float, random: np.random.Generator) -> Lesion:
     if kind == "benign":
-        outline, mottle = ripple(random, 3, 1.5, 0.08), ripple(random, 1, 0.2, 0.0)
-    else:
-        outline, mottle = ripple(random, 6, 6.5, 0.55), ripple(random, 8, 0.55, 1.2)
+        return Lesion(kind, centre, radius, blob(centre, radius, ripple(random, 3, 1.5, 0.08)), _even)
+    outline, mottle = ripple(random, 6, 6.5, 0.55), ripple(random, 8, 0.55, 0.9)
     reach = (2 * radius, 2 * radius, 2 * radius)
-    texture = local(lambda points: mottle.at(points.x, points.y, points.z), centre, reach, beyond=0.0)
+    texture = local(lambda points: _target(points, centre, radius, mottle), centre, reach, beyond=0.0)
     return Lesion(kind, centre, radius, blob(centre, radius, outline), texture)
+
+
+def _even(points: Points) -> Field:
+    return np.zeros((1,) * points.x.ndim)
+
+
+def _target(points: Points, centre: Vector, radius: float, mottle: Ripple) -> Field:
+    """A necrotic core within a marked rim, as of a target, and mottled; the mean over the lesion is near zero."""
+    squared = (points.x - centre[0]) ** 2 + (points.y - centre[1]) ** 2 + (points.z - centre[2]) ** 2
+    core = np.exp(-squared / (0.6 * radius) ** 2)
+    return np.asarray(0.45 - 1.2 * core + mottle.at(points.x, points.y, points.z))

@@ -40,7 +40,7 @@ __all__ = [
 
 _SUFFIX = {"seg": "dcm", "nifti": "nii.gz"}
 _PRIME, _STRIDE = 999_983, 617_989
-"""``index * _STRIDE mod _PRIME`` visits each number below the prime once; by the golden section, neighbours lie apart."""
+"""``index * _STRIDE mod _PRIME`` visits each number below the prime once; a golden section apart."""
 
 
 @dataclass(frozen=True, slots=True)

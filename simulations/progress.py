@@ -41,7 +41,11 @@ class Terminal:
             return
         columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
-            *columns, TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self._console
+            *columns,
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
         ) as bars:
             task = bars.add_task(label, total=total, note="")
             last = ""
@@ -61,7 +65,9 @@ class Terminal:
             last = note or last
 
         yield advance
-        self._console.print(f"{label}: {total} done in {time.monotonic() - began:.1f} s {last}".rstrip(), highlight=False)
+        self._console.print(
+            f"{label}: {total} done in {time.monotonic() - began:.1f} s {last}".rstrip(), highlight=False
+        )
 
 
 class Silent:

@@ -75,4 +75,6 @@ def _require_ray() -> None:
     try:
         import ray  # noqa: F401
     except ImportError:
-        raise ScenarioError("engine ray needs Ray, which is not installed", hint='pip install "consilium[ray]"') from None
+        raise ScenarioError(
+            "engine ray needs Ray, which is not installed", hint='pip install "consilium[ray]"'
+        ) from None

@@ -173,9 +173,7 @@ def _report(  # noqa: PLR0913 - everything that a report is about
     write_report(order.out, phantom_examples(pool.sites, taking_part, outcome.weights) if synthetic else ())
 
 
-def _baselines(
-    outcome: Outcome, pool: Pool, specs: tuple[SiteSpec, ...], stages: Stages
-) -> Mapping[str, object]:
+def _baselines(outcome: Outcome, pool: Pool, specs: tuple[SiteSpec, ...], stages: Stages) -> Mapping[str, object]:
     bench = pool.sites.workbench
     initial = Workbench.for_plan(pool.sites.plan, pool.sites.weights_folder).initial_weights()
     found = baselines.run_baselines(pool, specs, initial, stages)
@@ -193,9 +191,7 @@ def _predict(sites: Sites, spec: SiteSpec, weights: Vector) -> list[Prediction]:
     bench, cases = sites.workbench, sites.site(spec).data.test
     bench.load(weights)
     found = predictions(bench.model, cases, bench.task, sites.plan, bench.device)
-    return [
-        Prediction(spec.name, case.patient, case.case_id, values, dict(case.subgroups)) for case, values in found
-    ]
+    return [Prediction(spec.name, case.patient, case.case_id, values, dict(case.subgroups)) for case, values in found]
 
 
 def _results(  # noqa: PLR0913 - everything that results.json says

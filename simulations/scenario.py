@@ -128,7 +128,9 @@ def _set(document: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise PlanError(f"--set {dotted}: {key} is not a table", hint="name a key of the plan, such as training.steps")
+            raise PlanError(
+                f"--set {dotted}: {key} is not a table", hint="name a key of the plan, such as training.steps"
+            )
     table[keys[-1]] = _value(value.strip())
 
 

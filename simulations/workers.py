@@ -92,7 +92,9 @@ class Pool:
         self.workers = workers
         torch.set_num_threads(1)
         context = multiprocessing.get_context("spawn")
-        self._executor = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(sites,)) if workers > 1 else None
+        self._executor = (
+            ProcessPoolExecutor(workers, context, initializer=_start, initargs=(sites,)) if workers > 1 else None
+        )
 
     def __enter__(self) -> Pool:
         """Use as a context manager, so that processes end with the block."""

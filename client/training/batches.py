@@ -61,7 +61,9 @@ def deal(patients: int, at_a_time: int, rng: np.random.Generator) -> Iterator[ND
         deck = deck[at_a_time:]
 
 
-def draw(case: Case, task: Task, plan: Plan, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+def draw(
+    case: Case, task: Task, plan: Plan, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
     """One training example of a case: target, patch, augmentation."""
     voxels, target = case.voxels, task.target(case)
     spatial = target if task.output == "dense" else None

@@ -28,10 +28,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.arrays import Integers, Vector, resolution
 from shared.errors import RunError, UpdateRejected
 from shared.evaluation.additive import UNIT
-from shared.messages import Counts, Measured, Update
+from shared.fixed_point import Integers, resolution
+from shared.messages import Counts, Measured, Update, Vector
 from shared.plan import FixedPoint
 
 LARGEST_WEIGHT = 1_000_000

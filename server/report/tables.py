@@ -16,6 +16,7 @@ from typing import Any
 from server.report.arms import arms_of
 from server.report.metrics import LEVEL, TIMES, UNDETERMINED, Measure, interval, label, measure, number
 from server.report.run import Run, sites_of
+from server.results import SUPPRESSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,12 @@ def data_table(run: Run) -> Table | None:
         cells = (Cell(str(data[site].patients)), Cell(str(data[site].cases)), Cell(", ".join(reasons) or "none"))
         rows.append((site, cells))
     columns = ("Site", "Usable patients", "Usable images", "Set aside, by reason")
-    return Table("What each site could use", columns, tuple(rows), "Counts below 3 are not told; they are shown as <3.")
+    return Table(
+        "What each site could use",
+        columns,
+        tuple(rows),
+        f"Counts of 1 and 2 are not told; they are shown as {SUPPRESSED}.",
+    )
 
 
 def participation_table(run: Run) -> Table:

@@ -14,6 +14,7 @@ densenet121    image  fixed                        at least 32
 resnet18       image  4 stages                     at least 32
 resnet50       image  4 stages                     at least 32
 unet           dense  2 to 8 levels                divisible by 2^(levels - 1); first layer halves the image
+fine_unet      dense  3 to 8 levels                divisible by 2^(levels - 2); two levels at full resolution
 basic_unet     dense  5 levels (+ last width)      at least 16; keeps full resolution, for fine structures
 dynunet        dense  3 to 8 levels                divisible by 2^(levels - 1)
 segresnet      dense  1 width, doubled per level   divisible by 8

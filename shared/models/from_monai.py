@@ -57,7 +57,7 @@ def _resnet(spec: ModelSpec, widths: tuple[int, ...], block: str, layers: list[i
 def unet(spec: ModelSpec, widths: tuple[int, ...]) -> nn.Module:
     """Residual U-Net (Kerfoot et al., STACOM 2018): cheap, because its first layer already halves the image.
 
-    That first stride costs structures of one or two voxels, such as fine vessels; ``basic_unet`` keeps them.
+    That first stride costs structures of one or two voxels, such as fine vessels; ``fine_unet`` keeps them.
     """
     network = UNet(
         spec.dimensions,
@@ -66,6 +66,21 @@ def unet(spec: ModelSpec, widths: tuple[int, ...]) -> nn.Module:
         channels=widths,
         strides=(2,) * (len(widths) - 1),
         num_res_units=2,
+        norm="batch",
+        dropout=spec.dropout,
+    )
+    return replace_norms(network, spec.norm)
+
+
+def fine_unet(spec: ModelSpec, widths: tuple[int, ...]) -> nn.Module:
+    """Plain U-Net whose first two levels keep full resolution: small and fast, for structures of one or two voxels."""
+    network = UNet(
+        spec.dimensions,
+        spec.input_channels,
+        spec.output_channels,
+        channels=widths,
+        strides=(1, *(2,) * (len(widths) - 2)),
+        num_res_units=0,
         norm="batch",
         dropout=spec.dropout,
     )

@@ -34,7 +34,8 @@ class Architecture:
         widths: the channels used when the plan names none; empty where they are fixed.
         counts: how many channels a plan may name.
         multiple: what every channel count must be divisible by.
-        halvings: how often an edge is halved on the way down; None for once between two widths.
+        halvings: how often an edge is halved on the way down; None for once between two widths,
+        kept: but for this many of the first, which keep the edge.
         edges: whether an edge must be divisible by ``reduction``, or only as long.
     """
 
@@ -44,11 +45,12 @@ class Architecture:
     counts: range
     multiple: int = 1
     halvings: int | None = None
+    kept: int = 0
     edges: Literal["divisible", "at-least"] = "divisible"
 
     def reduction(self, widths: tuple[int, ...]) -> int:
         """Voxels of an input edge to one voxel at the deepest level."""
-        return 1 << (len(widths) - 1 if self.halvings is None else self.halvings)
+        return 1 << (len(widths) - 1 - self.kept if self.halvings is None else self.halvings)
 
 
 def _free(least: int) -> range:
@@ -69,6 +71,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "resnet18": Architecture("image", from_monai.resnet18, _RESNET, _exactly(4), halvings=5, edges="at-least"),
         "resnet50": Architecture("image", from_monai.resnet50, _RESNET, _exactly(4), halvings=5, edges="at-least"),
         "unet": Architecture("dense", from_monai.unet, _SMALL, _free(2)),
+        "fine_unet": Architecture("dense", from_monai.fine_unet, (16, 16, 32, 48), _free(3), kept=1),
         "basic_unet": Architecture(
             "dense", from_monai.basic_unet, (32, 32, 64, 128, 256, 32), range(5, 7), halvings=4, edges="at-least"
         ),

@@ -71,7 +71,9 @@ def test_a_consumer_that_stops_early_ends_the_thread(monkeypatch: pytest.MonkeyP
     import threading
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    source = subject.prefetched(lambda: subject.batches(make_data(), FIT, make_plan(), generator(0, "x")), 50, torch.device("cuda"))
+    source = subject.prefetched(
+        lambda: subject.batches(make_data(), FIT, make_plan(), generator(0, "x")), 50, torch.device("cuda")
+    )
     next(source)
     source.close()
     assert not any(thread.name == "prefetch" for thread in threading.enumerate())

@@ -18,6 +18,7 @@ from shared.plan import Plan
 from shared.seeds import generator
 from tiny_training import CPU, FIT, make_data, make_model, make_plan, squared_error
 
+
 def run(plan: Plan, model: nn.Module, *, rng_name: str = "train", round_number: int = 1) -> local.Trained:
     assignment = local.round_assignment(plan, round_number)
     return local.train(model, make_data(), FIT, plan, assignment, rng=generator(1, rng_name), device=CPU)
@@ -52,7 +53,9 @@ def test_training_lowers_the_loss() -> None:
 def test_one_plain_step_is_the_gradient_of_the_mean_loss_by_hand() -> None:
     """Oracle: closed-form gradient of the mean squared error of a linear model."""
     model, seen = make_model(), []
-    spy = dataclasses.replace(FIT, loss=lambda outputs, targets: seen.append(targets) or squared_error(outputs, targets))
+    spy = dataclasses.replace(
+        FIT, loss=lambda outputs, targets: seen.append(targets) or squared_error(outputs, targets)
+    )
     inputs: list[Tensor] = []
     model.register_forward_pre_hook(lambda _module, given: inputs.append(given[0].flatten(1).double()))
     plan = make_plan(training__steps=1)
@@ -74,7 +77,9 @@ def test_the_cosine_starts_at_the_rate_and_ends_at_zero() -> None:
 
 def test_warm_up_rises_linearly_to_the_rate() -> None:
     training = make_plan().training
-    assert [local.scheduled_rate(training, step, 20, 4) for step in range(5)] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1])
+    assert [local.scheduled_rate(training, step, 20, 4) for step in range(5)] == pytest.approx(
+        [0.025, 0.05, 0.075, 0.1, 0.1]
+    )
 
 
 def test_the_schedule_goes_on_from_round_to_round() -> None:

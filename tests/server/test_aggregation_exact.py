@@ -25,7 +25,7 @@ from server.aggregation.exact import (
     ExactSum,
     Total,
 )
-from shared.arrays import peak, quantise, resolution
+from shared.fixed_point import peak, quantise, resolution
 from shared.errors import RunError, UpdateRejected
 from shared.messages import Bits, Measured, Update
 from shared.plan import FixedPoint

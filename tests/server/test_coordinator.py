@@ -12,7 +12,7 @@ from client.workbench import Workbench
 from server.coordinator import Watch
 from server.results import RoundRecord, read_rounds
 from server.rounds import Event, State
-from shared.arrays import dequantise
+from shared.fixed_point import dequantise
 from shared.errors import RunError
 from shared.messages import Envelope, Measured, Refusal, Reply, Request, Train, Update, Welcome
 from shared.plan import Plan
@@ -159,7 +159,9 @@ def test_below_quorum_the_run_is_aborted_with_the_numbers(tmp_path: Path) -> Non
 def test_an_aborted_run_can_be_resumed_when_the_site_is_back(tmp_path: Path) -> None:
     plan = tiny_plan(participation__quorum=3)
     whole = coordinate(plan, MemoryFleet(plan), tmp_path / "whole")
-    fleet = MemoryFleet(plan, tamper=only_for("bergen", Update, lambda _n, r, reply: reply if r.envelope.round < 2 else None))
+    fleet = MemoryFleet(
+        plan, tamper=only_for("bergen", Update, lambda _n, r, reply: reply if r.envelope.round < 2 else None)
+    )
     with pytest.raises(RunError):
         coordinate(plan, fleet, tmp_path / "cut")
     assert coordinate(plan, MemoryFleet(plan), tmp_path / "cut").checkpoint == whole.checkpoint
@@ -167,7 +169,9 @@ def test_an_aborted_run_can_be_resumed_when_the_site_is_back(tmp_path: Path) -> 
 
 def test_where_the_plan_says_so_a_round_below_quorum_is_skipped_and_the_model_stays(tmp_path: Path) -> None:
     plan = tiny_plan(participation__quorum=3, participation__below_quorum="skip-round")
-    fleet = MemoryFleet(plan, tamper=only_for("bergen", Update, lambda _n, r, reply: reply if r.envelope.round != 2 else None))
+    fleet = MemoryFleet(
+        plan, tamper=only_for("bergen", Update, lambda _n, r, reply: reply if r.envelope.round != 2 else None)
+    )
     coordinate(plan, fleet, tmp_path)
     checkpoints = [record.checkpoint for record in read_rounds(tmp_path / "rounds.jsonl")]
     assert checkpoints[0] == checkpoints[1] != checkpoints[2]
@@ -179,7 +183,9 @@ def test_a_site_with_another_fingerprint_is_not_admitted_and_the_difference_is_r
 
     def older(_name: str, _request: Request, reply: Reply) -> Reply:
         assert isinstance(reply, Welcome)
-        return dataclasses.replace(reply, fingerprint=tuple(sorted({**dict(reply.fingerprint), "torch": "2.1.0"}.items())))
+        return dataclasses.replace(
+            reply, fingerprint=tuple(sorted({**dict(reply.fingerprint), "torch": "2.1.0"}.items()))
+        )
 
     outcome = coordinate(plan, MemoryFleet(plan, tamper=only_for("bergen", Welcome, older)), tmp_path)
     assert outcome.refused == (("bergen", "fingerprint"),)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -11,11 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from server.report.page import REPORT, render, write_report
 from server.report.run import Run, read_run
-from server.results import RESULTS, Results, SiteData
+from server.results import RESULTS, ROUNDS, Participation, Results, RoundRecord, SiteData, Timing, append_round
 from shared.errors import RunError
 from shared.plan import parse
 from tests.server.report_runs import (
@@ -27,6 +29,7 @@ from tests.server.report_runs import (
     overlap,
     phantoms,
     private_results,
+    records,
     results,
     sums_only_results,
     write_run,
@@ -266,6 +269,126 @@ def pairs(root: Element) -> list[tuple[Element, Element]]:
 
 def test_without_a_command_the_plan_itself_is_named() -> None:
     assert "consilium-server run plan.toml" in rendered(replace(results(), command=""))
+
+
+def facts(page: str) -> dict[str, tuple[str, ...]]:
+    """The row of numbers under the lead: term -> value and detail."""
+    boxes = Tree(page).root.all("dl")[0].all("div")
+    return {box.all("dt")[0].text: tuple(found.text for found in box.all("dd")) for box in boxes}
+
+
+def test_the_numbers_under_the_lead_are_those_of_the_run(pages: dict[str, str]) -> None:
+    found = facts(pages["full"])
+    assert found["Test patients"] == ("52", "never seen in training")
+    assert found["Sites"] == ("4", "all present in 36 of 40 rounds")
+    assert found["Privacy"] == ("none", "no differential privacy")
+    assert found["Time"] == ("4 min 12 s", "1.05 × local training")  # noqa: RUF001
+
+
+def test_a_private_run_shows_epsilon_and_delta_on_top(pages: dict[str, str]) -> None:
+    assert facts(pages["private"])["Privacy"] == ("ε = 8", "δ = 0.0001, per patient")
+
+
+def test_an_overhead_that_was_not_measured_is_not_shown() -> None:
+    page = rendered(replace(results(), timing=Timing(30.0, 20.0)))
+    assert facts(page)["Time"] == ("30.0 s", "20.0 s in training")
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        ("[256, 256]", "256 × 256 pixels, green"),  # noqa: RUF001
+        ("[32, 64, 64]", "32 × 64 × 64 voxels, green"),  # noqa: RUF001
+    ],
+)
+def test_the_method_is_the_plans(size: str, text: str) -> None:
+    plan = PLAN_TEXT.replace("[256, 256]", size)
+    listed = {term.text: value.text for term, value in pairs(Tree(rendered(results(plan), plan)).root)}
+    assert listed["Input"] == text
+    assert listed["Rounds"] == "40, with 20 local steps each"
+    assert listed["Optimiser"] == "adamw, learning rate 0.001"
+    assert listed["Aggregation"] == "fedavg, equal weights"
+    assert listed["Network"] == "unet"
+
+
+def test_metrics_in_the_tables_are_explained_once(pages: dict[str, str]) -> None:
+    glossary = next(dl for dl in Tree(pages["full"]).root.all("dl") if dl.attributes.get("class") == "glossary")
+    assert [term.text for term in glossary.all("dt")] == ["Dice", "HD95", "IoU", "NSD"]
+    assert all(len(meaning.text) > 10 for meaning in glossary.all("dd"))
+
+
+# --- figures in their place
+
+
+def figure_of(page: str, title: str) -> Element:
+    return next(
+        found for found in Tree(page).root.all("figure") if found.all("h3") and found.all("h3")[0].text == title
+    )
+
+
+def test_a_legend_lists_exactly_the_kinds_in_its_figure(pages: dict[str, str]) -> None:
+    arms, sites = (figure_of(pages["full"], f"Dice by {what}") for what in ("way of training", "site"))
+    assert [item.attributes["class"] for item in arms.all("i")] == ["federation", "personalised", "central", "local"]
+    assert [item.attributes["class"] for item in sites.all("i")] == ["federation", "personalised"]
+
+
+def test_sites_stand_from_best_to_worst(pages: dict[str, str]) -> None:
+    said = figure_of(pages["full"], "Dice by site").all("svg")[0].attributes["aria-label"]
+    order = sorted(SITES, key=lambda site: said.index(f"{site}: "))
+    assert order == ["drive", "hrf", "chase", "stare"]
+
+
+def test_where_less_is_better_the_largest_value_stands_last() -> None:
+    page = rendered(replace(results(), headline="hd95"))
+    said = figure_of(page, "HD95 by site").all("svg")[0].attributes["aria-label"]
+    assert max(SITES, key=lambda site: said.index(f"{site}: ")) == "stare"
+
+
+def test_a_site_without_a_personalised_model_has_one_mark() -> None:
+    own = block(0.021, 0.017)
+    page = rendered(replace(results(), personalised=own | {"sites": {"hrf": own["sites"]["hrf"]}}))
+    said = figure_of(page, "Dice by site").all("svg")[0].attributes["aria-label"]
+    assert said.count("personalised") == 1
+    assert said.count("federation") == 4
+
+
+def curve(page: str, title: str) -> list[tuple[float, float]]:
+    """Corners of the thick line of a figure."""
+    paths = figure_of(page, title).all("svg")[0].all("path")
+    thick = next(path for path in paths if "stroke-width: 2.4" in path.attributes.get("style", ""))
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", thick.attributes["d"])]
+
+
+@pytest.mark.parametrize("title", ["Training loss", "Dice while training"])
+def test_curves_run_through_the_numbers_of_rounds_jsonl(pages: dict[str, str], title: str) -> None:
+    kept = [record for record in records(dict.fromkeys(SITES, 0.0)) if record.metrics or "loss" in title]
+    at = np.array([record.participation.round for record in kept], float)
+    values = np.array(
+        [record.loss if "loss" in title else (record.metrics or {})["pooled"]["dice"]["value"] for record in kept]
+    )
+    x, y = np.array(curve(pages["full"], title)).T
+    # matplotlib drops corners that lie on a line; what it keeps must be numbers of the file, in order.
+    places = np.polyval(np.polyfit([x[0], x[-1]], [at[0], at[-1]], 1), x)
+    assert np.abs(places - places.round()).max() < 1e-3
+    chosen = values[[int(np.flatnonzero(at == place)[0]) for place in places.round()]]
+    slope, origin = np.polyfit(chosen, y, 1)
+    assert slope < 0
+    np.testing.assert_allclose(y, slope * chosen + origin, atol=0.01)
+    assert len(chosen) >= 0.7 * len(values)
+
+
+def test_a_round_in_which_nobody_trained_is_no_point_of_the_curve(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, sums_only_results(), SUMS_ONLY, ())
+    for place, loss in ((41, None), (42, 0.9)):
+        append_round(folder / ROUNDS, RoundRecord(Participation(place, (), {}), loss, "0" * 64))
+    said = figure_of(render(read_run(folder)), "Training loss").all("svg")[0].attributes["aria-label"]
+    assert "0.900 in round 42" in said
+
+
+def test_the_page_does_not_wait_for_torch() -> None:
+    code = "import sys, server.report.page; sys.exit('torch' in sys.modules)"
+    root = str(Path(__file__).parents[2])
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=120, check=False).returncode == 0
 
 
 # --- what is absent

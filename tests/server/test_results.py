@@ -89,8 +89,8 @@ def test_the_order_in_which_sites_answered_changes_no_byte(tmp_path: Path) -> No
     backwards = tuple(Participation(e.round, e.participants[::-1], e.missing) for e in attendance())
     other = replace(
         results(),
-        privacy=dict(reversed(results().privacy.items())),
-        data=dict(reversed(results().data.items())),
+        privacy=dict(reversed(list(results().privacy.items()))),
+        data=dict(reversed(list(results().data.items()))),
         participation=backwards,
     )
     for name, found in (("a", results()), ("b", other)):
@@ -176,10 +176,15 @@ def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path: Path, monkeyp
 
 
 def test_content_is_on_disk_before_it_takes_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = []
+    steps: list[str] = []
+    rename = Path.replace
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return rename(path, target)
+
     monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
-    renamed = Path.replace
-    monkeypatch.setattr(Path, "replace", lambda self, to: (steps.append("rename"), renamed(self, to))[1])
+    monkeypatch.setattr(Path, "replace", renamed)
     replace_file(tmp_path / "file", b"content")
     assert steps == ["fsync", "rename", "fsync"]
 

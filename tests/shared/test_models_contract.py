@@ -23,6 +23,7 @@ CHANNELS: dict[str, tuple[int, ...] | None] = {
     "resnet18": (8, 8, 16, 16),
     "resnet50": (4, 4, 8, 8),
     "unet": (4, 8, 8),
+    "fine_unet": (4, 4, 8),
     "basic_unet": (4, 4, 8, 8, 8),
     "dynunet": (4, 8, 8),
     "segresnet": (4,),

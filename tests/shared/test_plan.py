@@ -201,7 +201,13 @@ def test_a_file_is_read_like_its_text(tmp_path: Path) -> None:
     assert load(tmp_path / "plan.toml") == parse(TEXT)
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+        max_leaves=6,
+    )
+)
 def test_whatever_stands_in_a_section_the_answer_is_a_plan_or_one_plan_error(garbage: Any) -> None:
     for section in Plan.model_fields:
         try:

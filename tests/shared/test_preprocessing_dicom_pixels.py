@@ -1,6 +1,5 @@
 """One DICOM file to floats: every rule of the module against values written by hand or by pydicom itself."""
 
-import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.sequence import Sequence
 from pydicom.uid import (
     CTImageStorage,
@@ -108,7 +109,7 @@ def test_a_slope_without_an_intercept_counts(tmp_path: Path) -> None:
 def test_a_modality_table_replaces_stored_values_and_clamps_outside_of_it(tmp_path: Path) -> None:
     table = Dataset()
     table.LUTDescriptor = [4, 10, 16]
-    table.LUTData = [100, 200, 400, 800]
+    table.add_new("LUTData", "US", [100, 200, 400, 800])
     table.ModalityLUTType = "US"
     found = voxels_of(tmp_path, np.array([[0, 10, 12, 13, 99]], np.uint16), ModalityLUTSequence=Sequence([table]))
     assert found.tolist() == [[[100.0, 100.0, 400.0, 800.0, 800.0]]]
@@ -161,13 +162,13 @@ def test_ybr_becomes_rgb_by_the_formula_of_the_standard(tmp_path: Path, rgb: tup
 @pytest.mark.parametrize(("depth", "full"), [(8, 255), (16, 65535)])
 def test_palette_entries_become_rgb_from_0_to_255(tmp_path: Path, depth: int, full: int) -> None:
     palette = {}
-    for colour, entries in {"Red": (0, full, 0), "Green": (0, 0, full), "Blue": (full, 0, 0)}.items():
-        palette[f"{colour}PaletteColorLookupTableDescriptor"] = [3, 0, depth]
+    for colour, entries in {"Red": (0, full, 0, 0), "Green": (0, 0, full, 0), "Blue": (full, 0, 0, 0)}.items():
+        palette[f"{colour}PaletteColorLookupTableDescriptor"] = [4, 0, depth]
         data = np.array(entries, f"u{depth // 8}").tobytes()
         palette[f"{colour}PaletteColorLookupTableData"] = data
-    pixels = np.array([[0, 1, 2]], np.uint8)
+    pixels = np.array([[0, 1, 2, 3]], np.uint8)
     found = voxels_of(tmp_path, pixels, PhotometricInterpretation="PALETTE COLOR", **palette)
-    assert found[:, 0].T.tolist() == [[0, 0, 255], [255, 0, 0], [0, 255, 0]]
+    assert found[:, 0].T.tolist() == [[0, 0, 255], [255, 0, 0], [0, 255, 0], [0, 0, 0]]
 
 
 def test_an_unknown_photometric_interpretation_is_refused_and_not_guessed(tmp_path: Path) -> None:
@@ -189,17 +190,27 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert refusal(write(tmp_path, made)).code == "image-not-finite"
 
 
-@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
 def test_native_transfer_syntaxes_give_the_same_voxels(tmp_path: Path, syntax: str) -> None:
     pixels = RNG.integers(-2000, 2000, (6, 5), dtype=np.int16)
-    stored = pixels.astype(">i2") if syntax == ExplicitVRBigEndian else pixels
-    made = dataset(stored, syntax=syntax)
+    assert np.array_equal(decode(read_file(write(tmp_path, dataset(pixels, syntax=syntax))))[0, 0], pixels)
+
+
+def test_big_endian_gives_the_same_voxels(tmp_path: Path) -> None:
+    pixels = RNG.integers(-2000, 2000, (6, 5), dtype=np.int16)
+    made = dataset(pixels.astype(">i2"), syntax=ExplicitVRBigEndian)
     made["PixelData"].VR = "OW"
-    assert np.array_equal(decode(read_file(write(tmp_path, made)))[0, 0], pixels)
+    path = tmp_path / "big.dcm"
+    pydicom.dcmwrite(path, Dataset(made), implicit_vr=False, little_endian=False)
+    bare = path.read_bytes()
+    buffer = DicomBytesIO()
+    write_file_meta_info(buffer, made.file_meta)
+    path.write_bytes(b"\0" * 128 + b"DICM" + buffer.getvalue() + bare)
+    assert np.array_equal(decode(read_file(path))[0, 0], pixels)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless])
-@pytest.mark.parametrize("shape", [(16, 16), (16, 16, 3)])
+@pytest.mark.parametrize("shape", [(64, 48), (64, 48, 3)])
 def test_lossless_codecs_give_the_voxels_that_were_encoded(tmp_path: Path, syntax: str, shape: tuple[int, ...]) -> None:
     pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
     made = dataset(pixels)
@@ -327,13 +338,11 @@ def test_a_small_file_that_declares_a_huge_image_is_refused_before_memory_is_ask
 
 def test_a_panic_in_a_native_decoder_is_a_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The RLE decoder, written in Rust, leaves ``Exception`` aside when an index runs out of bounds."""
-    made = dataset(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    made = dataset(RNG.integers(0, 9999, (16, 16), dtype=np.uint16))
     made.compress(RLELossless)
-    broken = bytearray(made.PixelData)
-    start = broken.index(struct.pack("<L", 1))
-    broken[start : start + 4] = struct.pack("<L", 15)
-    made.PixelData = bytes(broken)
-    assert refusal(write(tmp_path, made)).code == "undecodable-pixels"
+    made.Rows = made.Columns = 7
+    error = refusal(write(tmp_path, made))
+    assert (error.code, "PanicException" in error.sentence) == ("undecodable-pixels", True)
     capfd.readouterr()
 
 
@@ -342,10 +351,10 @@ def encoded() -> list[bytes]:
     """Small intact files in four encodings."""
     files = []
     for syntax in (None, RLELossless, JPEGLSLossless, JPEG2000Lossless):
-        made = dataset(RNG.integers(0, 256, (12, 12), dtype=np.uint8), PixelSpacing=[1, 1])
+        made = dataset(RNG.integers(0, 256, (64, 64), dtype=np.uint8), PixelSpacing=[1, 1])
         if syntax:
             made.compress(syntax)
-        buffer = pydicom.filebase.DicomBytesIO()
+        buffer = DicomBytesIO()
         made.save_as(buffer, enforce_file_format=True)
         files.append(buffer.getvalue())
     return files
@@ -360,21 +369,20 @@ def test_damaged_files_decode_or_are_refused_and_nothing_else_escapes(
     for place, value in data.draw(st.lists(st.tuples(st.integers(132, len(content) - 1), st.integers(0, 255)))):
         content[place] = value
     path = tmp_path / "damaged.dcm"
-    path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    path.write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
+    refused = None
     try:
         image_from_files([path])
     except CaseError as error:
-        assert error.code != "case"
-        assert NAME not in error.sentence + error.hint
+        refused = error
+    assert refused is None or (refused.code != "case" and NAME not in refused.sentence + refused.hint)
 
 
 def test_neither_warnings_nor_errors_quote_the_header(tmp_path: Path) -> None:
     with pydicom.config.disable_value_validation():
         made = dataset(np.zeros((2, 2), np.uint8), SOPClassUID=NAME, Modality=NAME, PatientName=NAME * 20)
-        made.PixelSpacing, made.NumberOfFrames = None, None
         path = write(tmp_path, made)
-    content = path.read_bytes().replace(b"PixelSpacing", b"")
-    path.write_bytes(content)
+    content = path.read_bytes()
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         image_from_files([path])

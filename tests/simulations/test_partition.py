@@ -131,7 +131,7 @@ def skew(part: Partition, rows: list[Row]) -> float:
 
 
 def test_a_small_alpha_gives_sites_of_one_label_and_a_large_one_sites_like_all() -> None:
-    """Ten labels, ten sites: with one label a site the distance is 0.9, less what is left over; without skew, sampling leaves about 0.1."""
+    """Ten labels, ten sites: one label a site is a distance of 0.9, less for leftovers; sampling alone gives 0.1."""
     rows = patients(1000, labels=10)
     by_alpha = [
         np.mean([skew(dirichlet(rows, 10, alpha, seed), rows) for seed in range(5)]) for alpha in (0.01, 1, 1e5)
@@ -224,3 +224,45 @@ def test_a_patient_at_two_natural_sites_is_refused_without_being_named() -> None
         natural(rows)
     assert "erika" not in str(caught.value)
     assert caught.value.code == "shared-patient"
+
+
+def test_everybody_is_as_likely_at_every_site() -> None:
+    """Chi-squared over 3 x 600 draws with 2 degrees of freedom each; the control always puts the first one first."""
+    rows = patients(12)
+    visits = np.zeros((12, 3))
+    for seed in range(600):
+        for place, people in enumerate(people_of(iid(rows, 3, seed), rows).values()):
+            for person in people:
+                visits[int(person[1:]), place] += 1
+    statistic = ((visits - 200) ** 2 / 200).sum(axis=1)
+    assert (statistic < 18).all(), "beyond 1 in 8,000 for each of 12"
+    fixed = np.array([600.0, 0.0, 0.0])
+    assert ((fixed - 200) ** 2 / 200).sum() > 18
+
+
+def test_images_of_a_patient_stay_together_however_many_there_are() -> None:
+    rows = [Row(case, f"p{case % 7}", "home", str(case % 2)) for case in range(140)]
+    for part in (iid(rows, 3, 1), dirichlet(rows, 3, 0.1, 1), quantity(rows, 3, 0.1, 1)):
+        owners = {row.case: row.patient for row in rows}
+        sites = [{owners[case] for case in cases} for cases in part.values()]
+        assert sum(len(site) for site in sites) == 7
+        assert {len([case for case in cases if owners[case] == "p3"]) for cases in part.values()} == {0, 20}
+
+
+def test_equal_numbers_are_of_patients_not_of_images() -> None:
+    rows = [Row(case, "prolific" if case < 90 else f"p{case}", "home") for case in range(99)]
+    sizes = sorted(len(cases) for cases in iid(rows, 2, 1).values())
+    assert sizes in ([4, 95], [5, 94])
+
+
+def test_two_deals_of_one_seed_are_not_the_same_deal() -> None:
+    """Purposes have streams of their own: the skewed deal is not the even one with labels on."""
+    rows = patients(40, labels=1)
+    assert iid(rows, 4, 1) != dirichlet(rows, 4, 1.0, 1)
+    assert iid(rows, 4, 1) != quantity(rows, 4, 1e9, 1)
+
+
+def test_cases_keep_the_indices_they_came_with() -> None:
+    rows = [Row(1000 + 7 * person, f"p{person}", "home") for person in range(9)]
+    dealt = sorted(case for cases in iid(rows, 2, 1).values() for case in cases)
+    assert dealt == [1000 + 7 * person for person in range(9)]

@@ -204,3 +204,26 @@ def test_a_federation_needs_hospitals_of_different_names() -> None:
         PhantomFederation(())
     with pytest.raises(ScenarioError, match="0 hospitals were asked"):
         hospitals(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("place", "patient", "organ", "lesion", "mean_hu", "mean_stored"),
+    [
+        (0, "NO855-00001", 1079, 120, -543.058, 480.95),
+        (1, "EA202-00001", 1499, 115, -488.774, -474.18),
+        (2, "SO451-00001", 998, 0, -593.578, 3681.12),
+        (3, "WE901-00001", 1369, 175, -529.755, 978.58),
+    ],
+)
+def test_the_first_image_of_seed_7_is_fixed_for_ever(
+    place: int, patient: str, organ: int, lesion: int, mean_hu: float, mean_stored: float
+) -> None:
+    """Golden values, within what another processor's last digits may change: new ones mean new published results."""
+    hospital = FOUR_HOSPITALS[place]
+    member = next(members(hospital, 7))
+    scan = next(scans(hospital, member, 7))
+    assert member.identity.patient_id == patient
+    assert np.count_nonzero(scan.truth.mask == 1) == pytest.approx(organ, abs=1)
+    assert np.count_nonzero(scan.truth.mask == LESION) == pytest.approx(lesion, abs=1)
+    assert scan.truth.hu.mean() == pytest.approx(mean_hu, abs=0.01)
+    assert scan.stored.mean() == pytest.approx(mean_stored, abs=0.02)

@@ -7,9 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map
 from pydicom import dcmread
+from pydicom.config import RAISE
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.valuerep import validate_value
 
 from simulations.phantom_cohort import Member, Scan, members, scans
 from simulations.phantom_files import IMPLEMENTATION, Names, dicom_bytes, images, unique
@@ -207,3 +210,44 @@ def test_files_do_not_share_state() -> None:
     datasets[0].InstanceNumber = 99
     assert datasets[1].InstanceNumber == 2
     assert datasets[1].ImagePositionPatient != [0, 0, 0]
+
+
+def lacking(dataset: Dataset, iod: str) -> list[str]:
+    """Attributes that the standard requires at the top level of every object of ``iod`` and that are not there.
+
+    The tables are the standard's own (PS3.3 annex A and C), in the form that highdicom ships. Type 1 must have a value,
+    type 2 may be empty; conditions are not evaluated.
+    """
+    required = [
+        attribute
+        for module in get_iod_module_map()[iod]
+        if module["usage"] == "M"
+        for attribute in get_module_attribute_map()[module["key"]]
+        if attribute["type"] in {"1", "2"} and not attribute["path"]
+    ]
+    assert len(required) > 30
+    return [
+        one["keyword"]
+        for one in required
+        if one["keyword"] not in dataset or (one["type"] == "1" and dataset[one["keyword"]].is_empty)
+    ]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_files_have_what_the_standard_requires_of_ct_images(syntax: Syntax) -> None:
+    (dataset,), _ = read_back(replace(HOSPITAL, encoding=Encoding(syntax=syntax)))
+    assert lacking(dataset, "ct-image") == []
+    del dataset.KVP
+    dataset.Modality = ""
+    assert sorted(lacking(dataset, "ct-image")) == ["KVP", "Modality"]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_every_value_keeps_to_its_value_representation(syntax: Syntax) -> None:
+    """Lengths and characters of PS3.5 6.2, by pydicom's own checks."""
+    (dataset,), _ = read_back(replace(HOSPITAL, encoding=Encoding(syntax=syntax)))
+    for element in dataset.iterall():
+        if element.VR not in {"OW", "OB", "SQ"}:
+            values = element.value if element.VM > 1 else [element.value]
+            for value in values:
+                validate_value(element.VR, str(value) if element.VR in {"DS", "IS", "UI", "PN"} else value, RAISE)

@@ -9,10 +9,11 @@ import highdicom as hd
 import nibabel
 import numpy as np
 import pytest
+from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from simulations.phantom_anatomy import LESION, ORGAN
+from simulations.phantom_anatomy import LESION, ORGAN, Population
 from simulations.phantom_cohort import Scan, members, scans
 from simulations.phantom_files import Names, dicom_bytes, images
 from simulations.phantom_hospitals import Hospital
@@ -157,3 +158,30 @@ def test_a_nifti_mask_carries_no_time_of_compression() -> None:
     assert content[4:8] == bytes(4)
     assert content == nifti_bytes(scan.truth.mask, scan.grid)
     assert gzip.decompress(content)[344:348] == b"n+1\0"
+
+
+def test_segmentations_have_what_the_standard_requires() -> None:
+    """Mandatory modules of the Segmentation IOD (PS3.3 A.51), by the tables that highdicom ships."""
+    _, dataset, _ = drawn(DEEP)
+    required = [
+        (attribute["keyword"], attribute["type"])
+        for module in get_iod_module_map()["segmentation"]
+        if module["usage"] == "M"
+        for attribute in get_module_attribute_map()[module["key"]]
+        if attribute["type"] in {"1", "2"} and not attribute["path"]
+    ]
+    assert len(required) > 40
+    assert [keyword for keyword, _ in required if keyword not in dataset] == []
+    assert [keyword for keyword, kind in required if kind == "1" and dataset[keyword].is_empty] == []
+
+
+def test_a_person_without_lesions_has_frames_of_the_liver_only() -> None:
+    healthy = replace(DEEP, population=Population(lesion_prevalence=0.0))
+    _, dataset, scan = drawn(healthy)
+    segments = {
+        groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        for groups in dataset.PerFrameFunctionalGroupsSequence
+    }
+    assert segments == {ORGAN}
+    assert np.array_equal(by_frames(dataset, scan), scan.truth.mask)
+    assert [one.SegmentNumber for one in dataset.SegmentSequence] == [ORGAN, LESION]

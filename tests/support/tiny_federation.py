@@ -43,12 +43,16 @@ def tiny_cases(site: str, count: int, purpose: str) -> list[Case]:
     for number in range(count):
         label = number % 2
         voxels = rng.normal(label - 0.5, 0.5, (1, 8, 8)).astype(np.float32)
-        cases.append(Case(f"{site}-{purpose}-{number}", f"{site}-{purpose}-p{number // 2}", voxels, None, label, (1.0, 1.0)))
+        cases.append(
+            Case(f"{site}-{purpose}-{number}", f"{site}-{purpose}-p{number // 2}", voxels, None, label, (1.0, 1.0))
+        )
     return cases
 
 
 def tiny_data(site: str) -> SiteData:
-    train, validation, test = (tiny_cases(site, n, split) for split, n in (("train", 12), ("validation", 6), ("test", 8)))
+    train, validation, test = (
+        tiny_cases(site, n, split) for split, n in (("train", 12), ("validation", 6), ("test", 8))
+    )
     return SiteData(train, validation, test, by_patient([case.patient for case in train]))
 
 
@@ -88,5 +92,7 @@ def coordinate(plan: Plan, fleet: MemoryFleet, folder: Path, watch: Watch | None
         (folder / name).mkdir(parents=True, exist_ok=True)
     bench = Workbench.for_plan(plan)
     with Journal.open_or_create(folder / "journal.sqlite", plan, lambda: 0.0) as journal:
-        setup = Setup(plan, bench.task, ModelFiles(folder, bench.parameters, plan.digest()), journal, bench.initial_weights())
+        setup = Setup(
+            plan, bench.task, ModelFiles(folder, bench.parameters, plan.digest()), journal, bench.initial_weights()
+        )
         return Coordinator(setup, fleet, watch).run()
