@@ -58,7 +58,7 @@ def ask_nodes(
     """Send each node its request and yield (node, (site, reply)) as replies arrive, until the deadline."""
     end = time.monotonic() + deadline_s
     messages = [
-        grid.create_message(request_to_record(request), _KINDS[type(request)], node, "", ttl=deadline_s)
+        Message(request_to_record(request), node, _KINDS[type(request)], ttl=deadline_s)
         for node, request in requests.items()
     ]
     waiting = {identifier for identifier in grid.push_messages(messages) if identifier}

@@ -93,15 +93,15 @@ class Journal:
         seed: the run's seed.
     """
 
+    run: str
+    plan_digest: str
+    plan_text: str
+    seed: int
+
     def __init__(self, path: Path, connection: sqlite3.Connection, lock: int, clock: Clock) -> None:
         self._path, self._connection, self._lock, self._clock = path, connection, lock, clock
         found = connection.execute("select run, plan_digest, plan_text, seed from run").fetchone()
-        self.run, self.plan_digest, self.plan_text, self.seed = (
-            str(found[0]),
-            str(found[1]),
-            str(found[2]),
-            int(found[3]),
-        )
+        self.run, self.plan_digest, self.plan_text, self.seed = found
 
     @classmethod
     def create(cls, path: Path, plan_digest: str, plan_text: str, seed: int, clock: Clock) -> Journal:
@@ -112,8 +112,7 @@ class Journal:
                 raise RunError(
                     f"{path.name} exists", hint="resume that run, or use another folder", code="journal-exists"
                 )
-            _lay_out(connection, (plan_digest, plan_text, seed, plan_digest[:RUN_DIGITS], clock()))
-            _fsync_folder(path.parent)
+            _lay_out(connection, path, (plan_digest, plan_text, seed, plan_digest[:RUN_DIGITS], clock()))
 
         return cls._opened(path, clock, prepare)
 
@@ -131,10 +130,15 @@ class Journal:
     @classmethod
     def open_or_create(cls, path: Path, plan: Plan, clock: Clock) -> Journal:
         """Go on with the journal of ``plan`` at ``path``, or begin one; raises as ``open`` and ``create`` do."""
-        # A process killed while it created the file may have left one without tables.
-        if path.exists() and path.stat().st_size:
-            return cls.open(path, plan.digest(), clock)
-        return cls.create(path, plan.digest(), plan.canonical_bytes().decode(), plan.plan.seed, clock)
+
+        def prepare(connection: sqlite3.Connection) -> None:
+            # A process that was killed while it began a journal leaves a file without tables.
+            if _tables(connection):
+                return _require_plan(connection, path, plan.digest())
+            digest, text = plan.digest(), plan.canonical_bytes().decode()
+            return _lay_out(connection, path, (digest, text, plan.plan.seed, digest[:RUN_DIGITS], clock()))
+
+        return cls._opened(path, clock, prepare)
 
     @classmethod
     def _opened(cls, path: Path, clock: Clock, prepare: Callable[[sqlite3.Connection], None]) -> Journal:
@@ -255,7 +259,7 @@ def _tables(connection: sqlite3.Connection) -> int:
     return int(connection.execute("select count(*) from sqlite_master").fetchone()[0])
 
 
-def _lay_out(connection: sqlite3.Connection, run: tuple[str, str, int, str, float]) -> None:
+def _lay_out(connection: sqlite3.Connection, path: Path, run: tuple[str, str, int, str, float]) -> None:
     """Create all tables in one transaction, so that a journal has all of them or none."""
     guards = (
         _APPEND_ONLY.format(table=table, verb=verb)
@@ -265,10 +269,8 @@ def _lay_out(connection: sqlite3.Connection, run: tuple[str, str, int, str, floa
     connection.executescript(f"begin; {_LAYOUT} {''.join(guards)}")
     connection.execute("insert into run values (?,?,?,?,?)", run)
     connection.execute("commit")
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    # SQLite makes the rows durable, this the name of the file.
+    descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -312,6 +314,13 @@ def _explained(path: Path) -> Iterator[None]:
                 hint="free some space, then resume the run",
                 code="disk-full",
             ) from None
-        raise RunError(f"the journal cannot be written: {error}", hint="check the folder's permissions") from None
+        # Over a quota or a size limit SQLite says no more than "disk I/O error".
+        raise RunError(
+            f"the journal cannot be written: {error}",
+            hint="check the disk's space, quota, health and permissions, then resume the run",
+            code="journal-unwritable",
+        ) from None
     except sqlite3.DatabaseError as error:
-        raise RunError(f"the journal is damaged: {error}", hint="restore the run folder from a copy") from None
+        raise RunError(
+            f"the journal is damaged: {error}", hint="restore the run folder from a copy", code="journal-damaged"
+        ) from None

@@ -5,9 +5,9 @@ Promises
   anatomy.
 - ``cut`` gives Hounsfield units and class indices (0 background, 1 liver, 2 lesion) at any points. The mask says what
   lies at the voxel's centre; Hounsfield units at a surface are mixed by coverage, over one voxel (partial volume).
-- Lesions are benign (round, smooth, homogeneous) or malignant (irregular, spiculated, mottled around a
-  necrotic core), all lesions of a person
-  of one kind. ``label`` is "malignant" for people with malignant lesions and "benign" for everyone else.
+- Lesions are benign (round, smooth, homogeneous) or malignant (irregular, spiculated, mottled, with a marked rim around
+  a necrotic core), all lesions of a person of one kind. ``label`` is "malignant" for people with malignant lesions and
+  "benign" for everyone else.
 - Shape and texture tell the kinds apart in every contrast phase; attenuation does not travel: lesions are darker than
   the liver in the native and portal phases and brighter in the arterial and late ones.
 - Every lesion lies in the liver, and no two of a person touch.
@@ -170,4 +170,4 @@ def _target(points: Points, centre: Vector, radius: float, mottle: Ripple) -> Fi
     """A necrotic core within a marked rim, as of a target, and mottled; the mean over the lesion is near zero."""
     squared = (points.x - centre[0]) ** 2 + (points.y - centre[1]) ** 2 + (points.z - centre[2]) ** 2
     core = np.exp(-squared / (0.6 * radius) ** 2)
-    return np.asarray(0.45 - 1.2 * core + mottle.at(points.x, points.y, points.z))
+    return np.asarray(0.7 - 2.0 * core + mottle.at(points.x, points.y, points.z))

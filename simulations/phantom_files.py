@@ -43,6 +43,8 @@ _SYNTAX = {
     "jpeg-2000": (JPEG2000Lossless, "pylibjpeg"),
 }
 _PRIVATE_GROUP = 0x0029
+_WINDOW_HU = (60.0, 400.0)
+"""Centre and width of the usual window for an abdomen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,6 @@ def _slice(shared: Dataset, encoding: Encoding, grid: Grid, plane: Stored, names
     dataset.SliceThickness = grid.spacing_mm[0]
     dataset.PixelSpacing = [grid.spacing_mm[1], grid.spacing_mm[2]]
     _describe_values(dataset, encoding)
-    dataset.WindowCenter, dataset.WindowWidth = 60, 400
     dataset.Rows, dataset.Columns = plane.shape
     dataset.file_meta = file_meta(dataset)
     _store_pixels(dataset, plane, encoding)
@@ -174,6 +175,10 @@ def _describe_values(dataset: Dataset, encoding: Encoding) -> None:
     dataset.ImageType = ["DERIVED" if inverted else "ORIGINAL", "PRIMARY", "AXIAL"]
     dataset.RescaleType = "US" if inverted else "HU"
     dataset.RescaleSlope, dataset.RescaleIntercept = encoding.slope, encoding.intercept
+    # A display windows modality values and inverts afterwards: the window has to be mirrored with the numbers.
+    mirror = encoding.slope * sum(encoding.limits) + 2 * encoding.intercept
+    dataset.WindowCenter = mirror - _WINDOW_HU[0] if inverted else _WINDOW_HU[0]
+    dataset.WindowWidth = _WINDOW_HU[1]
     dataset.PhotometricInterpretation = encoding.photometric
     dataset.SamplesPerPixel = 1
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, encoding.bits, encoding.bits - 1

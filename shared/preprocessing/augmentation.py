@@ -118,7 +118,7 @@ def _rotate_and_scale(
 
 
 def _sample(planes: NDArray[np.generic], grid: torch.Tensor, mode: str) -> FloatArray:
-    flat = torch.from_numpy(np.ascontiguousarray(planes, np.float32)).reshape(1, -1, *planes.shape[-2:])
+    flat = torch.from_numpy(np.require(planes, np.float32, ["C", "W"])).reshape(1, -1, *planes.shape[-2:])
     sampled = torch.nn.functional.grid_sample(flat, grid, mode=mode, padding_mode="border", align_corners=False)
     return np.asarray(sampled.reshape(planes.shape).numpy(), np.float32)
 

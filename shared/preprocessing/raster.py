@@ -59,13 +59,13 @@ def mask_from_raster(path: Path, image: Image) -> MaskArray:
 
 def _open(path: Path) -> PIL.Image.Image:
     try:
-        picture = PIL.Image.open(path, formats=_FORMATS)
+        with PIL.Image.open(path, formats=_FORMATS) as picture:
+            return PIL.ImageOps.exif_transpose(picture)
     except PIL.Image.DecompressionBombError:
         limit = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)
         raise CaseError(
             f"the image has more than {limit} pixels", hint="export it at a lower resolution", code="image-too-large"
         ) from None
-    return PIL.ImageOps.exif_transpose(picture)
 
 
 def _opaque(picture: PIL.Image.Image) -> PIL.Image.Image:

@@ -75,7 +75,7 @@ def resample(voxels: FloatArray, shape: Shape) -> FloatArray:
     if voxels.shape[1:] == shape:
         return voxels
     *outer, height, width = shape
-    planes = torch.from_numpy(np.ascontiguousarray(voxels)).reshape(1, -1, *voxels.shape[-2:])
+    planes = torch.from_numpy(np.require(voxels, requirements=["C", "W"])).reshape(1, -1, *voxels.shape[-2:])
     resized = _interpolate(planes, (height, width))
     if outer:
         # torch antialiases two axes at a time: depth goes with a width that stays as it is.

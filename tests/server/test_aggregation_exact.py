@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ from server.aggregation.exact import (
     ExactSum,
     Total,
 )
-from shared.fixed_point import peak, quantise, resolution
 from shared.errors import RunError, UpdateRejected
+from shared.fixed_point import peak, quantise, resolution
 from shared.messages import Bits, Measured, Update
 from shared.plan import FixedPoint
 
@@ -34,7 +35,7 @@ SCHEMA = "a" * 64
 LOWEST, HIGHEST = -(2**31), 2**31 - 1
 
 
-def update(values: Sequence[int] | NDArray[np.int32], weight: int = 1, bits: Bits = 32, *, steps: int = 2) -> Update:
+def update(values: Sequence[int] | NDArray[Any], weight: int = 1, bits: Bits = 32, *, steps: int = 2) -> Update:
     return Update(np.asarray(values, np.int32), bits, weight, SCHEMA, loss_sum=3 << 20, steps=steps, saturated=1)
 
 
@@ -102,9 +103,18 @@ def test_blocks_that_fit_and_blocks_that_do_not_add_up_alike(monkeypatch: pytest
 
 def test_the_fast_path_is_taken_exactly_while_its_sum_fits_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[str] = []
-    narrow, wide = exact._add_narrow, exact._add_wide
-    monkeypatch.setattr(exact, "_add_narrow", lambda *given: (taken.append("narrow"), narrow(*given)))
-    monkeypatch.setattr(exact, "_add_wide", lambda *given: (taken.append("wide"), wide(*given)))
+
+    def watch(name: str) -> None:
+        original = getattr(exact, name)
+
+        def watched(*given: object) -> None:
+            taken.append(name.removeprefix("_add_"))
+            original(*given)
+
+        monkeypatch.setattr(exact, name, watched)
+
+    watch("_add_narrow")
+    watch("_add_wide")
     for values, weight in (([2**30 - 1], 1), ([2**30], 1), ([-(2**30)], 1), ([2**29 - 1], 2), ([2**29], 2)):
         updates = [update(values, weight)] * 2
         assert summed(updates).values.tolist() == oracle(updates)
@@ -262,7 +272,7 @@ def test_counts_add_up_to_unbounded_integers(sites: list[list[int]]) -> None:
     [
         (Measured(np.zeros(3, np.int64), "b" * 64), "statistics-schema"),
         (Measured(np.zeros(4, np.int64), SCHEMA), "statistics-length"),
-        (Measured(np.zeros(3, np.float64), SCHEMA), "statistics-length"),  # type: ignore[arg-type]
+        (Measured(np.zeros(3, np.float64), SCHEMA), "statistics-length"),
         (measured([0, 0, LARGEST_COUNT + 1]), "statistics-range"),
         (measured([-LARGEST_COUNT - 1, 0, 0]), "statistics-range"),
         (measured([-(2**63), 0, 0]), "statistics-range"),

@@ -209,10 +209,10 @@ def test_a_federation_needs_hospitals_of_different_names() -> None:
 @pytest.mark.parametrize(
     ("place", "patient", "organ", "lesion", "mean_hu", "mean_stored"),
     [
-        (0, "NO855-00001", 1079, 120, -543.058, 480.95),
-        (1, "EA202-00001", 1499, 115, -488.774, -474.18),
+        (0, "NO855-00001", 1079, 120, -543.103, 480.91),
+        (1, "EA202-00001", 1480, 145, -489.896, -475.26),
         (2, "SO451-00001", 998, 0, -593.578, 3681.12),
-        (3, "WE901-00001", 1369, 175, -529.755, 978.58),
+        (3, "WE901-00001", 1369, 175, -529.687, 978.72),
     ],
 )
 def test_the_first_image_of_seed_7_is_fixed_for_ever(

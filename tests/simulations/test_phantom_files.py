@@ -90,6 +90,23 @@ def test_monochrome1_is_white_where_numbers_are_low_and_does_not_claim_hounsfiel
     assert (bright.ImageType[0], inverted.ImageType[0]) == ("ORIGINAL", "DERIVED")
 
 
+def on_screen(dataset: Dataset) -> np.ndarray:
+    """Grey levels from 0 to 255 after rescale, linear window and inversion (PS3.3 C.11.2.1.2, C.7.6.3.1.2)."""
+    values = dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)
+    centre, width = float(dataset.WindowCenter), float(dataset.WindowWidth)
+    levels = np.clip(((values - (centre - 0.5)) / (width - 1) + 0.5) * 255, 0, 255)
+    return 255 - levels if dataset.PhotometricInterpretation == "MONOCHROME1" else levels
+
+
+@pytest.mark.parametrize(("bits", "slope"), [(12, 1.0), (16, 0.5)])
+def test_both_interpretations_look_the_same_on_a_screen(bits: int, slope: float) -> None:
+    """But for one Hounsfield unit: the standard's linear window is not symmetric about its centre."""
+    (bright,), _ = read_back(replace(HOSPITAL, encoding=Encoding(bits, slope=slope)))
+    (inverted,), _ = read_back(replace(HOSPITAL, encoding=Encoding(bits, slope=slope, photometric="MONOCHROME1")))
+    assert np.abs(on_screen(inverted) - on_screen(bright)).max() <= 255 / 399 + 1e-6
+    assert np.ptp(on_screen(bright)) == 255
+
+
 def test_geometry_is_exact() -> None:
     datasets, scan = read_back(VOLUMES)
     points = scan.grid.points()
