@@ -62,7 +62,9 @@ def runs(folder: Annotated[Path, typer.Argument(help="Folder that holds run fold
         results = read_results(path)
         value = results.final["pooled"][results.headline]["value"]
         measured = "undetermined" if value is None else f"{value:.3f}"
-        typer.echo(f"{path.name:<28} plan {results.plan_digest[:12]}  seed {results.seed:<4} {results.headline} {measured}")
+        typer.echo(
+            f"{path.name:<28} plan {results.plan_digest[:12]}  seed {results.seed:<4} {results.headline} {measured}"
+        )
 
 
 def main() -> None:

@@ -12,20 +12,38 @@ Transitions are ``server.rounds``', checks ``server.intake``'s, deadlines and tr
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from server import rounds
+from server.aggregation.exact import Total
 from server.aggregation.methods import METHODS
 from server.fleet import Fleet
 from server.intake import Admission, Intake, Measurement, Measurements, Updates, judge
 from server.journal import Journal
 from server.results import Participation, RoundRecord, append_round, keep_rounds
-from server.rounds import Closed, Event, Kind, Phase, State
+from server.rounds import (
+    Abort,
+    Action,
+    Aggregate,
+    Ask,
+    Closed,
+    Event,
+    Finish,
+    Ignore,
+    Kind,
+    Phase,
+    Question,
+    Record,
+    State,
+)
 from server.run_state import ModelFiles
 from shared import fingerprint
 from shared.errors import RunError
-from shared.messages import Envelope, Evaluate, Hello, Personalise, Request, Train, Vector
+from shared.messages import Envelope, Evaluate, Hello, Personalise, Reply, Request, Train, Vector
 from shared.plan import Plan
 from shared.tasks.task import Task
 
@@ -85,59 +103,82 @@ class Coordinator:
 
     def __init__(self, setup: Setup, fleet: Fleet, watch: Watch | None = None) -> None:
         self._setup, self._fleet, self._watch = setup, fleet, watch or Watch()
-        self._weights: dict[str, int] = {}
-        self._round: RoundRecord | None = None
-        self._began = 0.0
         done = setup.journal.last_completed()
+        completed = done.round if done else 0
         checkpoint = done.checkpoint if done else setup.files.save(setup.initial, 0)
-        self._models = setup.journal.checkpoints()
         self._server = setup.files.load_server(setup.files.load(checkpoint), done.server_state if done else "")
-        keep_rounds(setup.files.folder / ROUNDS, done.round if done else 0)
+        self._models = setup.journal.checkpoints()
+        self._weights: dict[str, int] = {}
+        self._draft = RoundRecord(Participation(completed, ()), None, checkpoint)
+        self._sum = Total(np.zeros(0, np.int64))
+        self._began = 0.0
         self._outcome = Outcome(self._server.weights, checkpoint)
-        self._state = rounds.start(
-            rounds.shape_of(setup.plan), frozenset(fleet.names()), completed=done.round if done else 0
-        )
+        self._state = rounds.start(rounds.shape_of(setup.plan), frozenset(fleet.names()), completed)
+        keep_rounds(setup.files.folder / ROUNDS, completed)
 
     def run(self) -> Outcome:
-        """Go through all phases; raises ``RunError`` when the run cannot go on."""
-        while self._state.phase not in rounds.FINAL:
-            if self._state.phase in rounds.WAITING:
-                self._wait()
-            else:
-                self._advance(Event(Kind.AGGREGATED))
-        if self._state.phase is Phase.ABORTED:
-            raise RunError(
-                self._state.reason,
-                hint="see journal.sqlite for the reasons; then resume the run, or lower participation.quorum",
-            )
+        """Carry out actions until there is none left; raises ``RunError`` when the run cannot go on."""
+        pending = deque([rounds.on_entry(self._state)])
+        while pending:
+            action = pending.popleft()
+            match action:
+                case Ask():
+                    pending.extend(self._ask(action))
+                case Record():
+                    self._complete()
+                case Ignore():
+                    self._journal("ignored", action.site, action.code)
+                case Abort():
+                    raise RunError(
+                        action.reason,
+                        hint="journal.sqlite says why sites are missing; resume the run, or lower participation.quorum",
+                    )
+                case Aggregate():
+                    self._aggregate(action.round)
+                    pending.extend(self._step(Event(Kind.AGGREGATED)))
+                case Finish():
+                    break
         return self._outcome
 
-    def _wait(self) -> None:
-        """Ask everybody, count what comes until the deadline, then leave the phase."""
-        state, intake = self._state, self._intake(self._state.phase)
-        if state.phase is Phase.TRAINING:
+    def _step(self, event: Event) -> tuple[Action, ...]:
+        self._watch.event(self._state, event)
+        self._state, actions = rounds.step(self._state, event)
+        return actions
+
+    def _ask(self, ask: Ask) -> list[Action]:
+        """Ask everybody, count what comes until the deadline, keep what it brought; returns what is to be done next."""
+        question, intake = ask.question, self._intake(ask.question.phase)
+        if question.phase is Phase.TRAINING:
             self._began = time.perf_counter()
-        requests = {site: self._request(state) for site in sorted(state.asked)}
-        for site, reply in self._fleet.ask(requests, self._setup.plan.participation.deadline_s):
-            code, sentence = judge(intake, site, reply)
-            event = Event(Kind.FAILED, site, code) if code else Event(Kind.ANSWERED, site)
-            self._setup.journal.record(state.round, state.phase.value, event.kind.value, site, code, sentence)
-            self._watch.event(self._state, event)
-            self._state = rounds.advance(self._state, event)
-        if self._state.closed is state.closed:
-            self._state = rounds.advance(self._state, Event(Kind.DEADLINE))
+        request = self._request(question)
+        actions: list[Action] = []
+        for site, reply in self._fleet.ask(
+            dict.fromkeys(ask.sites, request), self._setup.plan.participation.deadline_s
+        ):
+            actions += self._step(self._heard(question, intake, site, reply))
+        if self._state.question == question:
+            actions += self._step(Event(Kind.DEADLINE, question=question))
         closed = self._state.closed
         assert closed is not None  # noqa: S101 - every way out of a waiting phase sets it
-        self._close(closed, intake)
+        self._keep(closed, intake)
+        return actions
 
-    def _advance(self, event: Event) -> None:
-        self._state = rounds.advance(self._state, event)
-        self._end_round_if_over()
+    def _heard(self, question: Question, intake: Intake, site: str, reply: Reply) -> Event:
+        """Let ``intake`` check and count a reply that is due; one that is not due is left to the table to ignore."""
+        code = sentence = ""
+        if self._state.question == question and site in self._state.asked:
+            code, sentence = judge(intake, site, reply)
+            kind = Kind.FAILED if code else Kind.ANSWERED
+            self._journal(kind.value, site, code, sentence)
+        return Event(Kind.FAILED if code else Kind.ANSWERED, site, code, question)
 
-    def _request(self, state: State) -> Request:
+    def _journal(self, kind: str, site: str, code: str = "", sentence: str = "") -> None:
+        self._setup.journal.record(self._state.round, self._state.phase.value, kind, site, code, sentence)
+
+    def _request(self, question: Question) -> Request:
         plan = self._setup.plan
-        envelope = Envelope(self._setup.journal.run, plan.digest(), state.round)
-        match state.phase:
+        envelope = Envelope(self._setup.journal.run, plan.digest(), question.round)
+        match question.phase:
             case Phase.ADMITTING:
                 return Hello(envelope)
             case Phase.TRAINING:
@@ -145,9 +186,10 @@ class Coordinator:
             case Phase.MEASURING:
                 return Evaluate(envelope, self._server.weights, "validation")
             case Phase.TESTING:
-                return Evaluate(envelope, self._final(), "test")
+                self._finalise()
+                return Evaluate(envelope, self._outcome.weights, "test")
             case _:
-                return Personalise(envelope, self._final(), "test")
+                return Personalise(envelope, self._outcome.weights, "test")
 
     def _intake(self, phase: Phase) -> Intake:
         setup = self._setup
@@ -158,56 +200,42 @@ class Coordinator:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
         return Measurements(setup.task.schema, setup.plan.evaluation.release)
 
-    def _close(self, closed: Closed, intake: Intake) -> None:
+    def _keep(self, closed: Closed, intake: Intake) -> None:
         """Keep what a phase that has just ended brought."""
-        match intake:
-            case Admission():
-                self._weights = intake.weights
-                self._outcome.refused = closed.missing
-            case Updates():
-                self._aggregate(closed, intake)
-            case Measurements():
-                self._keep(closed, intake.result())
-        self._end_round_if_over()
+        match intake, closed.phase:
+            case Admission(), _:
+                self._weights, self._outcome.refused = intake.weights, closed.missing
+            case Updates(), _:
+                participation = Participation(closed.round, tuple(sorted(closed.answered)), dict(closed.missing))
+                self._draft = RoundRecord(participation, None, self._draft.checkpoint)
+                self._outcome.training_s += intake.training_s
+                self._sum = intake.total()
+            case Measurements(), Phase.MEASURING:
+                self._draft = replace(self._draft, metrics=intake.result().block(self._setup.task))
+            case Measurements(), Phase.TESTING:
+                self._outcome.test = intake.result()
+            case Measurements(), _:
+                self._outcome.personalised = intake.result()
 
-    def _aggregate(self, closed: Closed, updates: Updates) -> None:
-        """Make the next global model of the sum; below quorum keep the last one."""
-        plan, files = self._setup.plan, self._setup.files
-        self._outcome.training_s += updates.training_s
-        loss, checkpoint = None, self._outcome.checkpoint
-        if self._state.phase is Phase.AGGREGATING:
-            total = updates.total()
-            change = total.mean(plan.aggregation.fixed_point)
-            self._server, _ = METHODS[plan.aggregation.method](self._server, change, plan.aggregation)
-            loss = total.mean_loss()
-            checkpoint = files.save(self._server.weights, closed.round)
-            self._models.append(checkpoint)
-        self._outcome.checkpoint = checkpoint
-        participation = Participation(closed.round, tuple(sorted(closed.answered)), dict(closed.missing))
-        self._round = RoundRecord(participation, loss, checkpoint)
+    def _aggregate(self, round_number: int) -> None:
+        """Make the next global model of the sum."""
+        settings = self._setup.plan.aggregation
+        change = self._sum.mean(settings.fixed_point)
+        self._server, weights = METHODS[settings.method](self._server, change, settings)
+        checkpoint = self._setup.files.save(weights, round_number)
+        self._draft = replace(self._draft, loss=self._sum.mean_loss(), checkpoint=checkpoint)
 
-    def _keep(self, closed: Closed, measured: Measurement) -> None:
-        if closed.phase is Phase.TESTING:
-            self._outcome.test = measured
-        elif closed.phase is Phase.PERSONALISING:
-            self._outcome.personalised = measured
-        elif self._round is not None:
-            self._round = replace(self._round, metrics=measured.block(self._setup.task))
-
-    def _end_round_if_over(self) -> None:
-        record = self._round
-        if record is None or self._state.phase in {Phase.AGGREGATING, Phase.MEASURING, Phase.ABORTED}:
-            return
-        self._round = None
-        record = replace(record, seconds=time.perf_counter() - self._began)
+    def _complete(self) -> None:
+        """Make the finished round durable: rounds.jsonl first, since the journal's line is what counts."""
+        record = replace(self._draft, seconds=time.perf_counter() - self._began)
+        self._models.append(record.checkpoint)
         append_round(self._setup.files.folder / ROUNDS, record)
         server_state = self._setup.files.save_server(self._server)
         self._setup.journal.complete_round(record.participation.round, record.checkpoint, server_state)
         self._watch.round(record)
 
-    def _final(self) -> Vector:
-        """The last global model, or the mean of the last few; written once as the run's result."""
+    def _finalise(self) -> None:
+        """The result of the run: the last global model, or the mean of the last few."""
         files, last = self._setup.files, self._models[-self._setup.plan.aggregation.average_last :]
-        self._outcome.weights = files.mean(last) if last else self._server.weights
+        self._outcome.weights = files.mean(last)
         self._outcome.checkpoint = files.save(self._outcome.weights, self._setup.plan.plan.rounds)
-        return self._outcome.weights

@@ -65,10 +65,9 @@ class Updates:
     def take(self, site: str, reply: Reply) -> None:
         """Add the update of ``site``."""
         update = _expect(reply, Update)
-        if update.weight != self._weights[site]:
-            raise UpdateRejected(
-                f"the update has weight {update.weight}, {self._weights[site]} was agreed", code="update-weight"
-            )
+        agreed = self._weights.get(site)
+        if update.weight != agreed:
+            raise UpdateRejected(f"the update has weight {update.weight}, {agreed} was agreed", code="update-weight")
         self._sum.add(update)
         self.training_s += update.seconds
 

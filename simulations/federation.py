@@ -31,6 +31,9 @@ from simulations.progress import Stages
 from simulations.scenario import Manifest, Phantoms, Scenario
 from simulations.workers import Pool, Sites, SiteSpec
 
+HOSPITALS, STORES = "hospitals", "stores"
+"""Folders of a run: synthetic hospitals as they were written, and prepared cases by site."""
+
 
 @dataclass(frozen=True)
 class Hospital:
@@ -41,6 +44,14 @@ class Hospital:
     unusable: tuple[Quarantined, ...] = ()
 
 
+def require_source(scenario: Scenario, data: Path | None) -> None:
+    """Check, before anything is written, that the scenario's images are where ``data`` says; raises ``ScenarioError``."""
+    if isinstance(scenario.setting.source, Manifest):
+        _folder(data, scenario)
+    elif data is not None:
+        raise ScenarioError(f"scenario {scenario.name} makes its own images", hint="leave --data out")
+
+
 def find_hospitals(
     scenario: Scenario, data: Path | None, out: Path, pool: Pool, stages: Stages
 ) -> tuple[Hospital, ...]:
@@ -48,7 +59,7 @@ def find_hospitals(
 
     Args:
         scenario: what to simulate.
-        data: folder with ``manifest.csv``; needed for, and only for, a manifest source.
+        data: folder with ``manifest.csv``; None for synthetic hospitals.
         out: where synthetic hospitals are written.
         pool: does the reading, hospitals side by side.
         stages: shows progress.
@@ -59,7 +70,7 @@ def find_hospitals(
     source = scenario.setting.source
     if isinstance(source, Phantoms):
         members = _phantoms(source, scenario.plan).hospitals
-        jobs = {hospital.name: (hospital, out / "hospitals") for hospital in members}
+        jobs = {hospital.name: (hospital, out / HOSPITALS) for hospital in members}
         found = _in_order(pool, _synthetic, jobs, "writing and reading DICOM", stages)
     else:
         folder = _folder(data, scenario)
@@ -148,7 +159,7 @@ def _dealt(found: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospital, .
 
 def prepare_stores(found: tuple[Hospital, ...], out: Path, pool: Pool, stages: Stages) -> tuple[SiteSpec, ...]:
     """Preprocess every hospital's cases into its memory-mapped store, hospitals side by side."""
-    jobs = {hospital.name: (hospital, out / "stores" / hospital.name) for hospital in found}
+    jobs = {hospital.name: (hospital, out / STORES / hospital.name) for hospital in found}
     stores: dict[str, Path] = {}
     with stages.stage("preparing cases", len(found)) as advance:
         for name, store in pool.each(_prepare, jobs):

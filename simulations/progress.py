@@ -8,15 +8,20 @@ Promises
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Advance = Callable[[str], None]
-"""Call once per finished unit, with a short note that replaces the last one; an empty note keeps it."""
+
+class Advance(Protocol):
+    """Moves a stage on."""
+
+    def __call__(self, note: str = "", units: int = 1) -> None:
+        """Count finished ``units``; a note replaces the last one, an empty note keeps it."""
+        ...
 
 
 class Stages(Protocol):
@@ -44,29 +49,33 @@ class Terminal:
             *columns,
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
         ) as bars:
             task = bars.add_task(label, total=total, note="")
             last = ""
 
-            def advance(note: str = "") -> None:
+            def advance(note: str = "", units: int = 1) -> None:
                 nonlocal last
                 last = note or last
-                bars.update(task, advance=1, note=last)
+                bars.update(task, advance=units, note=last)
 
             yield advance
 
     def _plain(self, label: str, total: int) -> Iterator[Advance]:
-        began, last = time.monotonic(), ""
+        began, done, last = time.monotonic(), 0, ""
 
-        def advance(note: str = "") -> None:
-            nonlocal last
-            last = note or last
+        def advance(note: str = "", units: int = 1) -> None:
+            nonlocal done, last
+            done, last = done + units, note or last
 
         yield advance
+        after = f" (last: {last})" if last else ""
         self._console.print(
-            f"{label}: {total} done in {time.monotonic() - began:.1f} s {last}".rstrip(), highlight=False
+            f"{label}: {done} of {total} in {time.monotonic() - began:.1f} s{after}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
 
 
@@ -76,4 +85,4 @@ class Silent:
     @contextmanager
     def stage(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002 - the Protocol's signature
         """Accept and forget."""
-        yield lambda _note: None
+        yield lambda note="", units=1: None

@@ -1,8 +1,9 @@
 """A scenario from images to report.
 
 Promises
-- The run folder says everything: the plan as it was run, the journal, checkpoints, rounds, results, report. A folder
-  that holds a finished or another run is not touched unless asked to.
+- The run folder says everything: the plan as it was run, the journal, checkpoints, rounds, results, report.
+- Whatever can be refused is refused before anything is written: an impossible network, missing images, a folder that
+  holds something else. Starting anew removes what a run writes and nothing else.
 - Interrupted at any point and started again on the same folder, a run goes on after the last completed round and ends
   with the same bytes.
 - What a simulation may do and a real federation may not (predictions by case, pictures) happens here and only here.
@@ -20,9 +21,7 @@ from pathlib import Path
 
 import tomli_w
 
-from client.training.device import choose
 from client.training.inference import predictions
-from client.workbench import Workbench
 from server import results as contract
 from server.coordinator import Coordinator, Outcome, Setup, Watch
 from server.intake import Measurement
@@ -30,19 +29,22 @@ from server.journal import Journal
 from server.report.page import write_report
 from server.results import Prediction, Results, RoundRecord, Timing, write_predictions, write_results
 from server.rounds import Event, Kind, Phase, State
-from server.run_state import ModelFiles
+from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
 from shared.errors import ScenarioError
 from shared.messages import Vector
+from shared.plan import Plan
 from shared.plan_errors import suggest
 from simulations import baselines
 from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
-from simulations.federation import find_hospitals, prepare_stores
+from simulations.federation import HOSPITALS, STORES, find_hospitals, prepare_stores, require_source
 from simulations.progress import Advance, Stages
 from simulations.scenario import Phantoms, Scenario
-from simulations.workers import Pool, Sites, SiteSpec, default_workers
+from simulations.workers import OWN, Pool, Sites, SiteSpec, default_workers
 
 JOURNAL = "journal.sqlite"
+_FOLDERS = (CHECKPOINTS, SERVER_STATE, HOSPITALS, STORES, OWN)
+_FILES = (contract.PLAN, contract.RESULTS, contract.ROUNDS, contract.PREDICTIONS, REPORT)
 _PACKAGES = ("consilium", "flwr", "torch", "monai", "numpy")
 
 
@@ -91,94 +93,106 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
     began = time.perf_counter()
     if order.engine not in ENGINES:
         raise ScenarioError(f"there is no engine {order.engine!r}", hint=suggest(order.engine, ENGINES))
-    _make_folder(scenario, order)
+    require_source(scenario, order.data)
     sites = Sites(scenario.plan, order.out)
-    device = choose(scenario.plan.training.device)
-    with Pool(sites, order.workers or default_workers(device)) as pool:
-        hospitals = find_hospitals(scenario, order.data, order.out, pool, stages)
-        specs = prepare_stores(hospitals, order.out, pool, stages)
-        with Journal.open_or_create(order.out / JOURNAL, scenario.plan, clock) as journal:
-            outcome = _federate(order, journal, pool, specs, stages)
-        _report(scenario, order, outcome, pool, specs, stages, began)
+    initial = sites.workbench.initial_weights()
+    _require_folder(order)
+    order.out.mkdir(parents=True, exist_ok=True)
+    with Journal.open_or_create(order.out / JOURNAL, scenario.plan, clock) as journal:
+        _lay_out(scenario.plan, order.out)
+        with Pool(sites, order.workers or default_workers(sites.workbench.device)) as pool:
+            hospitals = find_hospitals(scenario, order.data, order.out, pool, stages)
+            specs = prepare_stores(hospitals, order.out, pool, stages)
+            running = _Running(scenario, order, pool, specs, stages, initial)
+            _report(running, _federate(running, journal), began)
     return order.out
 
 
-def _make_folder(scenario: Scenario, order: Order) -> None:
-    """Lay out the run folder, or refuse one that holds something else."""
+@dataclass(frozen=True)
+class _Running:
+    """What the steps of a run share; ``initial`` holds the weights before the first round."""
+
+    scenario: Scenario
+    order: Order
+    pool: Pool
+    specs: tuple[SiteSpec, ...]
+    stages: Stages
+    initial: Vector
+
+
+def _require_folder(order: Order) -> None:
+    """Accept an empty folder, or the run in it if it is to go on or to make room."""
     folder = order.out
-    if folder.exists() and any(folder.iterdir()):
-        if order.existing == "refuse":
-            raise ScenarioError(f"{folder} is not empty", hint="choose another --out, or say --resume or --overwrite")
-        if order.existing == "overwrite":
-            _clear(folder)
-    for name in ("checkpoints", "server-state"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    plan = scenario.plan.model_dump(mode="json", exclude_none=True)
-    contract.replace_file(folder / contract.PLAN, tomli_w.dumps(plan).encode())
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if order.existing == "refuse":
+        raise ScenarioError(f"{folder} is not empty", hint="choose another --out, or say --resume or --overwrite")
+    if not any(folder.glob(f"{JOURNAL}*")):
+        raise ScenarioError(f"{folder} holds no run (no {JOURNAL})", hint="choose another --out")
+    if order.existing == "overwrite":
+        _clear(folder)
 
 
 def _clear(folder: Path) -> None:
-    """Empty a run folder; anything that does not look like one is left alone."""
-    if not (folder / contract.PLAN).exists():
-        raise ScenarioError(f"{folder} is not a run folder (no {contract.PLAN})", hint="choose another --out")
-    shutil.rmtree(folder)
+    """Remove what runs write; whatever else somebody keeps there stays."""
+    for name in _FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for path in (*map(folder.joinpath, _FILES), *folder.glob(f"{JOURNAL}*")):
+        path.unlink(missing_ok=True)
 
 
-def _federate(order: Order, journal: Journal, pool: Pool, specs: tuple[SiteSpec, ...], stages: Stages) -> Outcome:
-    plan = pool.sites.plan
-    bench = Workbench.for_plan(plan, pool.sites.weights_folder)
+def _lay_out(plan: Plan, folder: Path) -> None:
+    for name in (CHECKPOINTS, SERVER_STATE):
+        (folder / name).mkdir(exist_ok=True)
+    document = plan.model_dump(mode="json", exclude_none=True)
+    contract.replace_file(folder / contract.PLAN, tomli_w.dumps(document).encode())
+
+
+def _federate(running: _Running, journal: Journal) -> Outcome:
+    order, bench, plan = running.order, running.pool.sites.workbench, running.scenario.plan
     files = ModelFiles(order.out, bench.parameters, plan.digest())
-    setup = Setup(plan, bench.task, files, journal, bench.initial_weights())
+    setup = Setup(plan, bench.task, files, journal, running.initial)
     done = journal.last_completed()
     rounds = plan.plan.rounds - (done.round if done else 0)
-    with stages.stage("federated training", max(1, rounds * len(specs))) as advance:
-        return ENGINES[order.engine](setup, _watch(advance, bench.task.headline), pool, specs)
+    with running.stages.stage("federated training", rounds * len(running.specs)) as advance:
+        return ENGINES[order.engine](setup, _watch(advance, bench.task.headline), running.pool, running.specs)
 
 
 def _watch(advance: Advance, headline: str) -> Watch:
     """Move the bar with every trained site; show round, loss and headline metric."""
-    note = ""
 
     def on_event(state: State, event: Event) -> None:
         if state.phase is Phase.TRAINING and event.kind in {Kind.ANSWERED, Kind.FAILED}:
-            advance(note)
+            advance()
 
     def on_round(record: RoundRecord) -> None:
-        nonlocal note
         loss = f" loss {record.loss:.3f}" if record.loss is not None else " skipped"
         found = (record.metrics or {}).get("pooled", {}).get(headline, {}).get("value")
         measured = f" {headline} {found:.3f}" if found is not None else ""
-        note = f"round {record.participation.round}{loss}{measured}"
+        advance(f"round {record.participation.round}{loss}{measured}", 0)
 
     return Watch(on_event, on_round)
 
 
-def _report(  # noqa: PLR0913 - everything that a report is about
-    scenario: Scenario,
-    order: Order,
-    outcome: Outcome,
-    pool: Pool,
-    specs: tuple[SiteSpec, ...],
-    stages: Stages,
-    began: float,
-) -> None:
+def _report(running: _Running, outcome: Outcome, began: float) -> None:
+    order, pool = running.order, running.pool
     refused = {name for name, _ in outcome.refused}
-    taking_part = tuple(spec for spec in specs if spec.name not in refused)
-    compared = _baselines(outcome, pool, taking_part, stages) if order.baselines else {}
+    taking_part = tuple(spec for spec in running.specs if spec.name not in refused)
+    compared = _baselines(running, outcome, taking_part) if order.baselines else {}
     if order.save_predictions:
         write_predictions(order.out / contract.PREDICTIONS, _predictions(outcome.weights, pool, taking_part))
-    total = time.perf_counter() - began
-    write_results(order.out, _results(scenario, order, outcome, pool.sites, specs, compared, total))
-    synthetic = isinstance(scenario.setting.source, Phantoms) and scenario.setting.overlays == "synthetic"
+    timing = Timing(time.perf_counter() - began, outcome.training_s)
+    write_results(order.out, _results(running, outcome, compared, timing))
+    setting = running.scenario.setting
+    synthetic = isinstance(setting.source, Phantoms) and setting.overlays == "synthetic"
     write_report(order.out, phantom_examples(pool.sites, taking_part, outcome.weights) if synthetic else ())
 
 
-def _baselines(outcome: Outcome, pool: Pool, specs: tuple[SiteSpec, ...], stages: Stages) -> Mapping[str, object]:
-    bench = pool.sites.workbench
-    initial = Workbench.for_plan(pool.sites.plan, pool.sites.weights_folder).initial_weights()
-    found = baselines.run_baselines(pool, specs, initial, stages)
+def _baselines(running: _Running, outcome: Outcome, specs: tuple[SiteSpec, ...]) -> Mapping[str, object]:
+    pool = running.pool
+    found = baselines.run_baselines(pool, specs, running.initial, running.stages)
     federation = dict(pool.each(baselines.measure, {spec.name: (spec, outcome.weights) for spec in specs}))
-    return baselines.baseline_block(found, federation, bench.task)
+    return baselines.baseline_block(found, federation, pool.sites.workbench.task)
 
 
 def _predictions(weights: Vector, pool: Pool, specs: tuple[SiteSpec, ...]) -> Iterator[Prediction]:
@@ -194,28 +208,20 @@ def _predict(sites: Sites, spec: SiteSpec, weights: Vector) -> list[Prediction]:
     return [Prediction(spec.name, case.patient, case.case_id, values, dict(case.subgroups)) for case, values in found]
 
 
-def _results(  # noqa: PLR0913 - everything that results.json says
-    scenario: Scenario,
-    order: Order,
-    outcome: Outcome,
-    sites: Sites,
-    specs: tuple[SiteSpec, ...],
-    compared: Mapping[str, object],
-    total_s: float,
-) -> Results:
-    plan, task = scenario.plan, sites.workbench.task
-    records = contract.read_rounds(order.out / contract.ROUNDS)
+def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object], timing: Timing) -> Results:
+    plan, sites, specs = running.scenario.plan, running.pool.sites, running.specs
+    records = contract.read_rounds(running.order.out / contract.ROUNDS)
     return Results(
         run=plan.digest()[:12],
         plan_digest=plan.digest(),
         seed=plan.plan.seed,
         versions={name: version(name) for name in _PACKAGES},
-        headline=task.headline,
+        headline=sites.workbench.task.headline,
         final=_block(outcome.test, sites),
-        timing=Timing(total_s, outcome.training_s),
-        lower_is_better=tuple(sorted(task.lower_is_better)),
+        timing=timing,
+        lower_is_better=tuple(sorted(sites.workbench.task.lower_is_better)),
         checkpoint=outcome.checkpoint,
-        command=order.command,
+        command=running.order.command,
         personalised=_block(outcome.personalised, sites) if outcome.personalised else None,
         baselines=compared,
         privacy={spec.name: {"unit": plan.privacy.unit} for spec in specs},

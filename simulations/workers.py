@@ -5,7 +5,7 @@ Promises
   asked; it keeps memory maps and not images, so memory does not grow with the number of sites.
 - ``Pool`` runs the same work on one or more processes. What comes back does not depend on how many: a reply is a
   function of the request and the site's frozen data, and every process computes with one thread.
-- Ctrl-C reaches the parent alone; workers end with it.
+- Ctrl-C reaches the parent alone. Workers end with it at once, however it ends, in the middle of their work if need be.
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,9 +29,13 @@ from client.data.site_data import load_site_data
 from client.data.store import Store
 from client.site import Site
 from client.workbench import Workbench
+from shared.errors import CapacityError
 from shared.plan import Plan
 
 Result = TypeVar("Result")
+
+OWN = "sites"
+"""Folder of what sites keep for themselves."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,8 @@ class Sites:
     plan: Plan
     folder: Path
     weights_folder: Path | None = None
-    _workbench: Workbench | None = None
-    _sites: dict[str, Site] = field(default_factory=dict)
+    _workbench: Workbench | None = field(default=None, init=False)
+    _sites: dict[str, Site] = field(default_factory=dict, init=False)
 
     @property
     def workbench(self) -> Workbench:
@@ -60,7 +67,7 @@ class Sites:
         """The site of ``spec``, opened when first needed; raises ``SiteDataError`` when it has too little usable data."""
         if spec.name not in self._sites:
             data = load_site_data(self.store(spec), self.plan, spec.name)
-            self._sites[spec.name] = Site(spec.name, data, self.workbench, self.folder / "sites" / spec.name)
+            self._sites[spec.name] = Site(spec.name, data, self.workbench, self.folder / OWN / spec.name)
         return self._sites[spec.name]
 
     def store(self, spec: SiteSpec) -> Store:
@@ -74,9 +81,17 @@ _here: Sites | None = None
 
 def _start(sites: Sites) -> None:
     global _here  # noqa: PLW0603 - a pool's initializer has no other way to leave something for its tasks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     torch.set_num_threads(1)
     _here = sites
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed ends nobody, and workers hold both ends of the queue that they wait at."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # noqa: S101 - only workers come here
+    parent.join()
+    os._exit(1)
 
 
 def _call(work: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
@@ -92,9 +107,9 @@ class Pool:
         self.workers = workers
         torch.set_num_threads(1)
         context = multiprocessing.get_context("spawn")
-        self._executor = (
-            ProcessPoolExecutor(workers, context, initializer=_start, initargs=(sites,)) if workers > 1 else None
-        )
+        # A copy: workers start when they are needed, and what is open here by then can be neither sent nor shared.
+        own = (replace(sites),)
+        self._executor = ProcessPoolExecutor(workers, context, initializer=_start, initargs=own) if workers > 1 else None
 
     def __enter__(self) -> Pool:
         """Use as a context manager, so that processes end with the block."""
@@ -102,8 +117,13 @@ class Pool:
 
     def __exit__(self, kind: object, *rest: object) -> None:
         """End the workers: at once after an error, else when they are done."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=kind is None, cancel_futures=True)
+        if self._executor is None:
+            return
+        if kind is not None:
+            # Python 3.14 has terminate_workers for this; without it, leaving waits for work that nobody wants.
+            for worker in list((self._executor._processes or {}).values()):  # noqa: SLF001
+                worker.terminate()
+        self._executor.shutdown(cancel_futures=True)
 
     def each(
         self, work: Callable[..., Result], arguments: Mapping[str, tuple[Any, ...]], deadline_s: float | None = None
@@ -117,8 +137,26 @@ class Pool:
                     return
                 yield key, result
             return
-        futures = {self._executor.submit(_call, work, values): key for key, values in arguments.items()}
-        yield from _as_they_finish(futures, end)
+        try:
+            with _ctrl_c_held_back():
+                futures = {self._executor.submit(_call, work, values): key for key, values in arguments.items()}
+            yield from _as_they_finish(futures, end)
+        except BrokenProcessPool:
+            raise CapacityError(
+                "a worker process was killed from outside",
+                hint="if memory ran out, use fewer --workers; then go on with --resume",
+                code="worker-killed",
+            ) from None
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Submitting starts workers, which inherit what is blocked here and keep it; here it arrives a moment later."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _as_they_finish(futures: Mapping[Future[Result], str], end: float) -> Iterator[tuple[str, Result]]:

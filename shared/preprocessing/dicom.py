@@ -112,6 +112,7 @@ def _stacked(files: Sequence[DicomFile], order: NDArray[np.intp]) -> FloatArray:
     _, channels, rows, columns = files[0].shape
     refuse_oversized((channels, len(order), rows, columns))
     voxels = np.empty((channels, len(order), rows, columns), np.float32)
+    # The inverse of a permutation: from a frame to its slice.
     places = np.argsort(order)
     start = 0
     for file in files:

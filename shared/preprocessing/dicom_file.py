@@ -33,8 +33,8 @@ PALETTE = "PALETTE COLOR"
 """The photometric interpretation of stored values that are entries of a colour table."""
 
 _PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+# SOP classes: Segmentation Storage and Label Map Segmentation Storage.
 _SEGMENTATIONS = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
-"""SOP classes: Segmentation Storage and Label Map Segmentation Storage."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +68,7 @@ def read_file(path: Path) -> DicomFile:
         CaseError: "unreadable-dicom", "no-pixel-data", "image-too-large" or "bad-geometry".
     """
     with refusing("unreadable-dicom", "the file cannot be read as DICOM", "check that the transfer was complete"):
+        # Forced: archives of the nineties wrote files without the preamble that marks DICOM today.
         dataset = dcmread(path, force=True)
         if "SOPClassUID" not in dataset and "Rows" not in dataset:
             raise CaseError(

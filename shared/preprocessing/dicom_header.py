@@ -35,8 +35,13 @@ _MODALITIES: dict[str, Modality] = {
     **dict.fromkeys(("CR", "DX", "MG", "RF", "XA", "PX", "IO", "DR"), "xray"),
     "OP": "fundus",
 }
+# PhysicalUnitsXDirection of a calibrated two-dimensional region (PS3.3 C.8.5.5.1.15).
 _CENTIMETRES = 3
 _MM_PER_CM = 10.0
+# A kilometre: what lies beyond is a damaged number, and would overflow further on.
+_FARTHEST_MM = 1e6
+# Direction cosines come with as few as three digits; what is further off is not an orientation.
+_ROUNDING = 1e-2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +102,7 @@ def planes_of(dataset: Dataset) -> tuple[Plane, ...] | None:
     if offsets is not None and len(offsets) == frames:
         first = _plane(dataset, 0)
         return None if first is None else tuple(_moved(first, mm) for mm in offsets)
+    # The one position of a classic multi-frame file, if it has any, is that of its first frame.
     if frames > 1 and _tag("PerFrameFunctionalGroupsSequence") not in dataset:
         return None
     planes = [_plane(dataset, frame) for frame in range(frames)]
@@ -115,7 +121,7 @@ def pixel_spacing(holders: Sequence[Dataset]) -> tuple[float, float] | None:
     ):
         numbers = decimals(holder, name)
         if len(numbers) == 2:
-            return (numbers[0], numbers[1]) if min(numbers) > 0 else None
+            return (numbers[0], numbers[1]) if all(0 < mm < _FARTHEST_MM for mm in numbers) else None
     return _ultrasound_spacing(dataset)
 
 
@@ -148,16 +154,15 @@ def decimals(dataset: Dataset, name: str) -> tuple[float, ...]:
     return tuple(float(part) for part in np.atleast_1d(value))
 
 
+# A header is asked for some thirty elements; looking a keyword up costs a microsecond each time.
 @cache
 def _tag(name: str) -> BaseTag:
     return Tag(name)
 
 
 def _untouched(dataset: Dataset, name: str) -> bytes | str | float | Sequence[float] | None:
-    """An element's value: its bytes, unless somebody has asked pydicom for it before.
-
-    pydicom checks and wraps what it hands out, 0.02 ms for each number: for raw CT slices as much as decoding them.
-    """
+    """An element's value: its bytes, unless somebody has asked pydicom for it before."""
+    # pydicom checks and wraps what it hands out, 0.02 ms for each number: for raw CT slices as much as decoding them.
     if _tag(name) not in dataset:
         return None
     value: bytes | str | float | Sequence[float] | None = dataset.get_item(_tag(name)).value
@@ -186,11 +191,18 @@ def _plane(dataset: Dataset, frame: int) -> Plane | None:
     right, down = orientation[:3], orientation[3:]
     lengths = math.hypot(*right), math.hypot(*down)
     product = math.fsum(a * b for a, b in zip(right, down, strict=True))
-    if not all(map(math.isfinite, position)) or not max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(product)) < 1e-2:
+    # Written so that a number that is not a number fails too.
+    if not all(abs(error) < _ROUNDING for error in (lengths[0] - 1, lengths[1] - 1, product)):
         raise CaseError(
             f"image orientation is not two perpendicular unit vectors (lengths {lengths[0]:.3f} and {lengths[1]:.3f}, "
             f"product {product:.3f})",
-            hint="check ImageOrientationPatient and ImagePositionPatient",
+            hint="check ImageOrientationPatient",
+            code="bad-geometry",
+        )
+    if not all(abs(mm) < _FARTHEST_MM for mm in position):
+        raise CaseError(
+            f"image position is not within {_FARTHEST_MM:g} mm of the origin",
+            hint="check ImagePositionPatient",
             code="bad-geometry",
         )
     return Plane(np.array(position), np.array(down) / lengths[1], np.array(right) / lengths[0], spacing)

@@ -31,6 +31,7 @@ from shared.preprocessing.dicom_header import items, rescale_of
 from shared.preprocessing.image import FloatArray
 from shared.preprocessing.quarantine import refusing
 
+# What pydicom may decode with, in this order; "pydicom" itself knows RLE only.
 _PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
 _GREY = ("MONOCHROME2", "MONOCHROME1")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
@@ -96,6 +97,7 @@ def _transfer_syntax(dataset: FileDataset) -> str:
     declared = dataset.file_meta.get("TransferSyntaxUID")
     if declared:
         return str(declared)
+    # pydicom's decoders ask the dataset again, so it is written there.
     implicit, little = dataset.original_encoding
     dataset.file_meta.TransferSyntaxUID = (
         ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -107,6 +109,8 @@ def _write_grey(stored: Stored, file: DicomFile, index: int, out: FloatArray) ->
     """Modality values of one frame, (rows, columns); brighter is more."""
     _write_modality(stored, file.dataset, index, out)
     if file.photometric == "MONOCHROME1":
+        # Turned about the middle of what the bits can express, through the same transformation: unlike the frame's own
+        # extremes, that keeps slices and patients comparable.
         ends = np.empty(2, np.float64)
         _write_modality(_ends(stored, file.dataset), file.dataset, index, ends)
         np.subtract(ends.sum(), out, out=out)
@@ -138,5 +142,6 @@ def _colour(stored: Stored, file: DicomFile) -> FloatArray:
     bits = int(file.dataset.BitsStored)
     if file.photometric == PALETTE:
         stored = apply_color_lut(stored, file.dataset)[..., :3]
+        # The third value of the descriptor is the depth of a table entry (PS3.3 C.7.6.3.1.5).
         bits = int(file.dataset.RedPaletteColorLookupTableDescriptor[2])
     return np.asarray(np.moveaxis(stored, -1, 0) * (255 / (2**bits - 1)), np.float32)

@@ -31,11 +31,10 @@ from shared.preprocessing.orientation import Affine, canonical_affine, canonical
 from shared.preprocessing.quarantine import refusing
 from shared.preprocessing.slice_grid import affine_of, order_of
 
+# A frame's voxels must lie within this share of a voxel of the image's: writers round positions and spacings.
 _WITHIN = 0.1
-"""A frame's voxels must lie within this share of a voxel of the image's."""
-
+# Row and column of a frame are h and w of an image that is a single plane.
 _AS_STORED = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.intp)
-"""Row and column of a frame are h and w of an image that is a single plane."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,6 +28,7 @@ from scipy.ndimage import gaussian_filter
 from shared.plan import Intensity, LocalContrast, Percentile, Window, ZScore
 from shared.preprocessing.image import FloatArray
 
+# Share of the global deviation that is added to the local one.
 _FLAT = 0.02
 
 Channel = NDArray[np.float64]
@@ -48,6 +49,7 @@ def background(voxels: FloatArray, intensity: Intensity) -> list[float]:
 
 
 def _normalised(channel: Channel, intensity: ZScore | Percentile | LocalContrast) -> FloatArray:
+    # Asked of the extremes: the deviation of equal numbers may come out as rounding instead of 0.
     if channel.min() == channel.max():
         return np.zeros(channel.shape, np.float32)
     if isinstance(intensity, ZScore):

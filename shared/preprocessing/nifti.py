@@ -28,10 +28,10 @@ from shared.preprocessing.orientation import Affine, Scalar, canonical_affine, s
 from shared.preprocessing.quarantine import refuse_oversized, refusing
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Millimetres per unit of space, by the lowest three bits of xyzt_units: not said, m, mm, micrometres.
 _MM = {0: 1.0, 1: 1e3, 2: 1.0, 3: 1e-3}
-"""Millimetres per unit of space, by the lowest three bits of xyzt_units: not said, m, mm, micrometres."""
+# A mask's voxels must lie within this share of the smallest spacing of the image's: NIfTI keeps float32.
 _WITHIN = 0.1
-"""A mask's voxels must lie within this share of the smallest spacing of the image's."""
 
 
 def image_from_nifti(path: Path, modality: Modality = "other") -> Image:
@@ -113,6 +113,7 @@ def _head_up(volume: NDArray[Scalar]) -> NDArray[Scalar]:
 
 
 def _require_same_grid(mask: Affine, image: Affine, shape: tuple[int, ...]) -> None:
+    # Both maps are affine, so they differ most at a corner.
     corners = np.array([*product(*((0, length - 1) for length in shape))], np.float64)
     homogeneous = np.column_stack([corners, np.ones(len(corners))])
     apart = float(np.linalg.norm((mask - image)[:3] @ homogeneous.T, axis=0).max())

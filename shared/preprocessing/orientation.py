@@ -22,8 +22,11 @@ from shared.errors import CaseError
 
 Affine = NDArray[np.float64]
 Scalar = TypeVar("Scalar", bound=np.generic)
+# The patient axis (0 Left, 1 Posterior, 2 Superior) that D, H and W run along.
 _TOWARDS = (2, 1, 0)
-"""The patient axis (0 Left, 1 Posterior, 2 Superior) that D, H and W run along."""
+# Six times the volume spanned by three unit vectors: 1 where they are perpendicular, 0.001 where one leans over by 89.9
+# degrees, which no scanner does.
+_LEAST_VOLUME = 1e-3
 
 
 def spacing_of(affine: Affine) -> tuple[float, ...]:
@@ -35,7 +38,7 @@ def require_invertible(affine: Affine) -> None:
     """Raise ``CaseError`` ("bad-geometry") unless the affine places distinct voxels at distinct, finite points."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     volume = np.linalg.det(affine[:3, :3] / lengths) if np.isfinite(affine).all() and lengths.all() else 0.0
-    if abs(volume) < 1e-3:
+    if abs(volume) < _LEAST_VOLUME:
         raise CaseError(
             "the axes of the volume do not span space", hint="check orientation and spacing", code="bad-geometry"
         )
@@ -44,6 +47,7 @@ def require_invertible(affine: Affine) -> None:
 def _nearness(cosines: Affine, order: Sequence[int]) -> tuple[float, ...]:
     """How well the array axes ``order`` follow D, H, W; ties are broken by quantities that no flip can change."""
     first, second = cosines[:, order[0]], cosines[:, order[1]]
+    # Products of two components keep their sign when an axis is flipped; four digits absorb how headers are rounded.
     total = sum(abs(cosines[axis, source]) for axis, source in enumerate(order))
     return tuple(round(float(x), 4) for x in (total, first[0] * first[1], first[0] * first[2], second[1] * second[2]))
 

@@ -9,7 +9,8 @@ Promises
   A mask is padded with the first class.
 - ``spacing_mm`` is that of the result: physical extent divided by voxels, also where letterbox or stretch scaled it.
 
-What cannot be prepared is a ``CaseError``: "dimensions", "spacing-unknown", "mask-shape", "mask-needed", "mask-empty".
+What cannot be prepared is a ``CaseError``: "dimensions", "spacing-unknown", "mask-shape", "mask-needed", "mask-empty",
+"image-too-large".
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from shared.plan import ForegroundCrop, LesionCrop, Plan
 from shared.preprocessing.image import FloatArray, Image, MaskArray
 from shared.preprocessing.intensity import background, normalise
 from shared.preprocessing.masks import require_same_shape
+from shared.preprocessing.quarantine import refuse_oversized
 from shared.preprocessing.spatial import (
     Box,
     centred,
@@ -34,9 +36,8 @@ from shared.preprocessing.spatial import (
     resample_mask,
 )
 
+# Red, green, blue: ITU-R BT.601.
 _LUMA = np.array([0.299, 0.587, 0.114])
-"""Red, green, blue: ITU-R BT.601."""
-
 _GREEN = 1
 
 
@@ -67,6 +68,7 @@ def prepare(image: Image, mask: MaskArray | None, plan: Plan) -> Prepared:
     box = _crop_box(voxels, mask, image.spacing_mm, plan)
     voxels = voxels[(slice(None), *box)]
     content = content_shape(voxels.shape[1:], image.spacing_mm, settings)
+    refuse_oversized((len(voxels), *content))
     pairs = zip(voxels.shape[1:], image.spacing_mm, content, strict=True)
     spacing_mm = tuple(mm * old / new for old, mm, new in pairs)
     keep, pads = centred(content, settings.size)

@@ -3,7 +3,8 @@
 Promises
 - Inside ``refusing`` every failure of a third party leaves as ``CaseError`` with the given code. The sentence is ours
   and ends with the failure's type; a reader's own message may quote header values: it is dropped, and so are warnings.
-- ``refuse_oversized`` stops a small file that declares a huge image before memory is asked for.
+- ``refuse_oversized`` stops a small file that declares a huge image, and a spacing that would make one, before memory
+  is asked for.
 
 Not promised: safety against a native decoder that ends the process, and use from several threads at once (silencing
 warnings is process-wide in Python 3.11); sites read in worker processes.
@@ -40,7 +41,7 @@ def refuse_oversized(shape: Sequence[int]) -> None:
     samples = math.prod(shape)
     if samples > MAX_SAMPLES:
         raise CaseError(
-            f"the file declares {samples} samples, at most {MAX_SAMPLES} are read",
-            hint="split the study, or check Rows, Columns and NumberOfFrames",
+            f"an image of {samples} samples is above the limit of {MAX_SAMPLES}",
+            hint="check its size and spacing, or split it",
             code="image-too-large",
         )

@@ -26,7 +26,7 @@ from shared.preprocessing.quarantine import refusing
 
 _FORMATS = ("PNG", "JPEG")
 _GREY = {"1", "L", "I", "I;16", "I;16B", "I;16L", "F"}
-_OPAQUE = 255
+_OPAQUE = 255  # 8 bits: Pillow gives alpha no other depth
 
 
 def image_from_raster(path: Path, modality: Modality = "other") -> Image:

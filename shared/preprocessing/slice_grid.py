@@ -28,8 +28,15 @@ from shared.errors import CaseError
 from shared.preprocessing.dicom_header import Plane, Vector
 from shared.preprocessing.orientation import Affine
 
+# Share of a slice distance that a slice may be off its place: positions rounded to 0.1 mm at 0.6 mm must pass, while a
+# missing slice moves its neighbours by at least a third.
 _TOLERANCE = 0.1
+# Below the thinnest slices of clinical scanners by a factor of a hundred.
 _SAME_PLACE_MM = 1e-3
+# Headers round direction cosines to three digits at worst.
+_PARALLEL = 1e-3
+# Cosine of 60 degrees; gantries tilt by 30 at most.
+_STEEPEST = 0.5
 
 
 def order_of(planes: Sequence[Plane]) -> NDArray[np.intp]:
@@ -48,14 +55,14 @@ def affine_of(planes: Sequence[Plane]) -> Affine:
     affine = np.eye(4)
     affine[:3, 0] = _step(planes) if len(planes) > 1 else first.normal
     affine[:3, 1] = first.down * first.spacing_mm[0]
-    affine[:3, 2] = first.right * first.spacing_mm[1]
+    affine[:3, 2] = first.right * first.spacing_mm[0]
     affine[:3, 3] = first.position_mm
     return affine
 
 
 def _require_parallel(planes: Sequence[Plane]) -> None:
     first = planes[0]
-    turned = sum(not np.allclose((p.down, p.right), (first.down, first.right), atol=1e-3) for p in planes)
+    turned = sum(not np.allclose((p.down, p.right), (first.down, first.right), atol=_PARALLEL) for p in planes)
     if turned:
         raise CaseError(
             f"{turned} of {len(planes)} slices are oriented differently from the first",
@@ -79,7 +86,7 @@ def _step(planes: Sequence[Plane]) -> Vector:
     step = (positions[-1] - positions[0]) / (len(planes) - 1)
     aside = np.linalg.norm(positions - positions[0] - np.outer(np.arange(len(planes)), step), axis=1).max()
     length = float(np.linalg.norm(step))
-    if aside > _TOLERANCE * length or step @ normal < 0.5 * length:
+    if aside > _TOLERANCE * length or step @ normal < _STEEPEST * length:
         raise CaseError(
             f"slices {length:.3g} mm apart lie up to {aside:.3g} mm beside a straight stack",
             hint="curved or strongly tilted stacks must be reformatted before ingest",

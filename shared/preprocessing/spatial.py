@@ -92,6 +92,7 @@ def _interpolate(planes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def resample_mask(mask: MaskArray, shape: Shape) -> MaskArray:
     """The nearest voxel's class, at the same places as ``resample``."""
+    # In integers, so that halves fall on the same side everywhere: floor((i + 1/2) * old / new).
     nearest = [(2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(mask.shape, shape, strict=True)]
     return np.ascontiguousarray(mask[np.ix_(*nearest)])
 

@@ -405,5 +405,10 @@ def test_a_spacing_in_mm_needs_an_image_that_knows_its_own() -> None:
     assert refusal(unknown, None, plan((8, 8), spacing_mm=[1.0, 1.0])).code == "spacing-unknown"
 
 
+def test_a_spacing_that_would_fill_the_memory_is_refused() -> None:
+    image = photograph(RNG.random((1, 8, 8, 8)), (5.0, 5.0, 5.0))
+    assert refusal(image, None, plan((8, 8, 8), spacing_mm=[0.01] * 3)).code == "image-too-large"
+
+
 def test_a_mask_of_another_shape_is_refused() -> None:
     assert refusal(photograph(RNG.random((1, 8, 8))), np.zeros((8, 9), np.uint8), plan((8, 8))).code == "mask-shape"

@@ -1,0 +1,20 @@
+"""What runs in the process of one arm: ``python -m benchmarks.arm MODULE.FUNCTION '{"argument": value}'``.
+
+The function's result is printed as the last line of stdout, as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+
+def main(name: str, arguments: str) -> None:
+    module, _, function = name.rpartition(".")
+    result = getattr(importlib.import_module(f"benchmarks.{module}"), function)(**json.loads(arguments))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,113 @@
+"""One arm of a comparison is one process: fresh, in a stated environment, measured from outside.
+
+Promises
+- ``ours`` is the environment that our commands make for themselves (``shared.environment``); ``default`` is the user's
+  without anything that tunes allocator or threads, which is what a plain PyTorch script gets.
+- Wall time is from start to exit, import of torch included; CPU time and peak memory are the kernel's (``wait4``).
+  CPU time includes children that the process waited for, peak memory is the largest of them.
+- An arm that fails or hangs is one ``ArmError`` with the end of what it said, and takes its whole process group with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.environment import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+_TUNING = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NUMEXPR_")
+_DEADLINE_S = 600.0
+_LINES_OF_AN_ERROR = 3
+
+
+class ArmError(RuntimeError):
+    """An arm ended without a result."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One process that is over.
+
+    Attributes:
+        said: what the arm measured of itself.
+        wall_s: from start to exit.
+        cpu_s: user and system time.
+        peak_mib: largest resident set.
+    """
+
+    said: Mapping[str, Any]
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+def default(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without anything that tunes allocator or threads."""
+    return {name: value for name, value in environment.items() if not name.startswith(_TUNING)}
+
+
+def ours(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment that ``consilium-sim`` gives itself."""
+    plain = default(environment)
+    return plain | settings(plain)
+
+
+def run_arm(
+    name: str, environment: Mapping[str, str], deadline_s: float = _DEADLINE_S, /, **arguments: object
+) -> Ran:
+    """Run ``benchmarks.arm`` with the arm ``module.function`` and its arguments in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.arm", name, json.dumps(arguments)]
+    said, ran = _measured(command, environment, deadline_s)
+    return Ran(json.loads(said.splitlines()[-1]), ran.wall_s, ran.cpu_s, ran.peak_mib)
+
+
+def run_command(command: list[str], environment: Mapping[str, str], deadline_s: float = _DEADLINE_S) -> Ran:
+    """Measure any command; what it prints is dropped."""
+    return _measured(command, environment, deadline_s)[1]
+
+
+def _measured(command: list[str], environment: Mapping[str, str], deadline_s: float) -> tuple[str, Ran]:
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=dict(environment), stdout=out, stderr=err, start_new_session=True
+        )
+        late = threading.Timer(deadline_s, os.killpg, (process.pid, signal.SIGKILL))
+        late.start()
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        finally:
+            late.cancel()
+        wall_s = time.perf_counter() - began
+        # ``Popen`` would wait for a process that is gone.
+        process.returncode = os.waitstatus_to_exitcode(status)
+        out.seek(0)
+        err.seek(0)
+        if process.returncode:
+            raise ArmError(_why(command, process.returncode, err.read()))
+        return out.read(), Ran({}, wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+
+
+def _why(command: list[str], status: int, said: str) -> str:
+    last = [line.strip() for line in said.splitlines() if line.strip()][-_LINES_OF_AN_ERROR:]
+    return f"{' '.join(command[2:4])} ended with {status}: {' | '.join(last)}"
+
+
+def interleaved(arms: Mapping[str, Callable[[], Ran]], repeats: int) -> dict[str, list[Ran]]:
+    """Run A B A B ...: neighbours in time see the same machine."""
+    runs: dict[str, list[Ran]] = {name: [] for name in arms}
+    for _ in range(repeats):
+        for name, arm in arms.items():
+            runs[name].append(arm())
+    return runs

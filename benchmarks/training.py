@@ -1,0 +1,175 @@
+"""The simulator against a loop that does nothing but train.
+
+All arms open the same stores, draw the same batches and end with the same model, to the rounding of fixed point: each
+reports its last round's loss, and ``run`` compares them.
+
+======================  =========================================================  ==========================
+arm                     training loop (``loop_s``)                                 whole process, beyond that
+======================  =========================================================  ==========================
+``bare``                per site: load weights, train; mean in numpy               imports, opening the stores
+``in_process``          first training request to the last round's last line:      as bare; admission, one
+                        requests, training, fixed point, exact sums, checkpoints,  validation, final test,
+                        journal, rounds.jsonl. Validation inside is taken off      final model
+``on_ray``              not told apart                                             as in_process, and Ray
+======================  =========================================================  ==========================
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import federation
+from client.training import local
+from client.training.batches import TrainingData
+from client.workbench import Workbench
+from server.coordinator import Coordinator, Setup, Watch
+from server.fleet import Fleet
+from server.journal import Journal
+from server.results import RoundRecord
+from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
+from shared.arrays import read_vector
+from shared.messages import Evaluate, Hello, Reply, Request, Train
+from shared.plan import Plan
+from shared.seeds import generator
+from simulations.engine import LocalFleet
+from simulations.workers import Pool, Sites
+
+Result = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A moment, by the wall and by this process's CPU time, in seconds."""
+
+    wall_s: float
+    cpu_s: float
+
+    @classmethod
+    def now(cls) -> Instant:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Instant) -> Instant:
+        return Instant(self.wall_s - other.wall_s, self.cpu_s - other.cpu_s)
+
+
+def bare(stores: str, sites: int, rounds: int, steps: int = 20) -> Result:
+    """The same local training in a loop: no journal, no checkpoint, no check, no fixed point, no evaluation."""
+    plan = federation.plan(rounds, steps)
+    bench = Workbench.for_plan(plan)
+    data = {spec.name: federation.data(plan, spec) for spec in federation.specs(stores, sites)}
+    weights, loss = bench.initial_weights(), 0.0
+    began = Instant.now()
+    for number in range(1, rounds + 1):
+        total, loss = np.zeros(weights.size), 0.0
+        for name, found in data.items():
+            trained = local.train(
+                bench.load(weights),
+                TrainingData(found.train, found.train_patients),
+                bench.task,
+                plan,
+                local.round_assignment(plan, number),
+                rng=generator(plan.plan.seed, "train", name, number),
+                device=bench.device,
+            )
+            total += read_vector(bench.model)
+            loss += trained.loss_sum / trained.steps / sites
+        weights = (total / sites).astype(np.float32)
+    return _result(Instant.now() - began, loss)
+
+
+def in_process(stores: str, sites: int, rounds: int, workers: int = 1, steps: int = 20) -> Result:
+    """The simulator's own engine."""
+    plan = federation.plan(rounds, steps)
+    with _setting(plan, workers, stores) as (setup, pool):
+        fleet, log = Timed(LocalFleet(pool, federation.specs(stores, sites))), Log()
+        Coordinator(setup, fleet, log.watch()).run()
+    ended, loss = log.rounds[-1]
+    admission, (training, *_), (validation, test) = (fleet.spent[kind] for kind in (Hello, Train, Evaluate))
+    return _result(ended - training.began - validation.taken, loss) | {
+        "admission_s": admission[0].taken.wall_s,
+        "test_s": test.taken.wall_s,
+        "largest_worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+    }
+
+
+def on_ray(stores: str, sites: int, rounds: int, steps: int = 20) -> Result:
+    """Flower's own simulation engine, one actor per core, with the same coordinator and sites."""
+    from simulations.ray_engine import run_on_ray
+
+    plan = federation.plan(rounds, steps)
+    with _setting(plan, 1, stores) as (setup, pool):
+        log = Log()
+        began = Instant.now()
+        run_on_ray(setup, log.watch(), pool.sites, federation.specs(stores, sites))
+    ended, loss = log.rounds[-1]
+    return _result(ended - began, loss)
+
+
+@dataclass(frozen=True)
+class Span:
+    """From a question to the last answer counted."""
+
+    began: Instant
+    ended: Instant
+
+    @property
+    def taken(self) -> Instant:
+        return self.ended - self.began
+
+
+class Timed:
+    """A fleet that notes when each question was asked and answered, by the kind of question."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.spent: defaultdict[type[Request], list[Span]] = defaultdict(list)
+
+    def names(self) -> tuple[str, ...]:
+        return self._fleet.names()
+
+    def ask(self, requests: Mapping[str, Request], deadline_s: float) -> Iterator[tuple[str, Reply]]:
+        began = Instant.now()
+        yield from self._fleet.ask(requests, deadline_s)
+        self.spent[type(next(iter(requests.values())))].append(Span(began, Instant.now()))
+
+
+@dataclass
+class Log:
+    """When each round ended, and its training loss."""
+
+    rounds: list[tuple[Instant, float]] = field(default_factory=list)
+
+    def watch(self) -> Watch:
+        return Watch(round=self._note)
+
+    def _note(self, record: RoundRecord) -> None:
+        self.rounds.append((Instant.now(), record.loss or float("nan")))
+
+
+@contextmanager
+def _setting(plan: Plan, workers: int, beside: str) -> Iterator[tuple[Setup, Pool]]:
+    """What ``simulations.run`` sets up for a run, in a folder that goes away, on the disk that the stores are on."""
+    with tempfile.TemporaryDirectory(dir=beside) as name:
+        folder = Path(name)
+        for part in (CHECKPOINTS, SERVER_STATE):
+            (folder / part).mkdir()
+        with (
+            Pool(Sites(plan, folder), workers) as pool,
+            Journal.open_or_create(folder / "journal.sqlite", plan, time.time) as journal,
+        ):
+            bench = Workbench.for_plan(plan)
+            files = ModelFiles(folder, bench.parameters, plan.digest())
+            yield Setup(plan, bench.task, files, journal, bench.initial_weights()), pool
+
+
+def _result(taken: Instant, loss: float) -> Result:
+    return {"loop_s": taken.wall_s, "loop_cpu_s": taken.cpu_s, "loss": loss}
