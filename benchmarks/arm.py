@@ -1,5 +1,6 @@
-"""What runs in the process of one arm: ``python -m benchmarks.arm MODULE.FUNCTION '{"argument": value}'``.
+"""What runs in the process of one arm: ``python benchmarks/arm.py MODULE.FUNCTION '{"argument": value}'``.
 
+The modules of this folder import each other by their own names: Opacus installs a package that is called ``benchmarks``.
 The function's result is printed as the last line of stdout, as JSON.
 """
 
@@ -12,7 +13,7 @@ import sys
 
 def main(name: str, arguments: str) -> None:
     module, _, function = name.rpartition(".")
-    result = getattr(importlib.import_module(f"benchmarks.{module}"), function)(**json.loads(arguments))
+    result = getattr(importlib.import_module(module), function)(**json.loads(arguments))
     print(json.dumps(result))
 
 

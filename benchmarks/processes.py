@@ -25,7 +25,7 @@ from typing import Any
 
 from shared.environment import settings
 
-ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
 _TUNING = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NUMEXPR_")
 _DEADLINE_S = 600.0
 _LINES_OF_AN_ERROR = 3
@@ -63,11 +63,9 @@ def ours(environment: Mapping[str, str]) -> dict[str, str]:
     return plain | settings(plain)
 
 
-def run_arm(
-    name: str, environment: Mapping[str, str], deadline_s: float = _DEADLINE_S, /, **arguments: object
-) -> Ran:
-    """Run ``benchmarks.arm`` with the arm ``module.function`` and its arguments in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.arm", name, json.dumps(arguments)]
+def run_arm(name: str, environment: Mapping[str, str], deadline_s: float = _DEADLINE_S, /, **arguments: object) -> Ran:
+    """Run the arm ``module.function`` of this folder with its arguments in a process of its own."""
+    command = [sys.executable, str(HERE / "arm.py"), name, json.dumps(arguments)]
     said, ran = _measured(command, environment, deadline_s)
     return Ran(json.loads(said.splitlines()[-1]), ran.wall_s, ran.cpu_s, ran.peak_mib)
 
@@ -80,9 +78,7 @@ def run_command(command: list[str], environment: Mapping[str, str], deadline_s: 
 def _measured(command: list[str], environment: Mapping[str, str], deadline_s: float) -> tuple[str, Ran]:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=dict(environment), stdout=out, stderr=err, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=dict(environment), stdout=out, stderr=err, start_new_session=True)
         late = threading.Timer(deadline_s, os.killpg, (process.pid, signal.SIGKILL))
         late.start()
         try:
@@ -101,7 +97,7 @@ def _measured(command: list[str], environment: Mapping[str, str], deadline_s: fl
 
 def _why(command: list[str], status: int, said: str) -> str:
     last = [line.strip() for line in said.splitlines() if line.strip()][-_LINES_OF_AN_ERROR:]
-    return f"{' '.join(command[2:4])} ended with {status}: {' | '.join(last)}"
+    return f"{' '.join(command[1:3])} ended with {status}: {' | '.join(last)}"
 
 
 def interleaved(arms: Mapping[str, Callable[[], Ran]], repeats: int) -> dict[str, list[Ran]]:

@@ -25,9 +25,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import federation
 import numpy as np
 
-from benchmarks import federation
 from client.training import local
 from client.training.batches import TrainingData
 from client.workbench import Workbench

@@ -139,10 +139,7 @@ class Site:
         return self._measure(request.split)
 
     def _personalise(self, request: Personalise) -> Measured:
-        settings = self.workbench.plan.personalisation
-        if settings is None:
-            raise ProtocolError("the plan has no [personalisation], so no fine-tuning was agreed", code="not-in-plan")
-        assignment = local.Assignment(settings.steps, lambda _: settings.learning_rate)
+        assignment = local.personal_assignment(self.workbench.plan)
         self._run(request.weights, assignment, "personalise", request.envelope.round)
         if self.folder is not None:
             self._keep(read_vector(self.workbench.model), request.envelope)

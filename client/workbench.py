@@ -3,7 +3,8 @@
 Promises
 - One workbench serves any number of sites in one process, one after the other: every use loads the weights it needs,
   and no site's state stays in it. Memory therefore does not grow with the number of sites.
-- Setting one up checks what can be checked without data: task, network, image size, frozen parts, memory.
+- Setting one up checks what can be checked without data: task, network, image size, frozen parts, memory. A plan that
+  promises a protection which this version does not have is refused: nobody trains without it unawares.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from client.training import device as devices
 from shared import fingerprint, models, tasks
 from shared.arrays import ParameterSchema, read_vector, schema_of, write_vector
+from shared.errors import PlanError
 from shared.messages import Vector
 from shared.plan import Plan
 from shared.tasks.task import Task
@@ -42,6 +44,7 @@ class Workbench:
         Raises:
             PlanError, ModelError, CapacityError: what the plan asks for cannot be set up.
         """
+        _refuse_unkept_promises(plan)
         task = tasks.task_for(plan)
         model = models.build(plan, task.output_channels, task.output)
         if plan.model.pretrained is not None:
@@ -65,3 +68,18 @@ class Workbench:
     def fingerprint(self) -> fingerprint.Fingerprint:
         """Versions and schema digests of this installation under this plan."""
         return fingerprint.collect(self.parameters.digest(), self.task.schema.digest())
+
+
+def _refuse_unkept_promises(plan: Plan) -> None:
+    promised = {
+        f'privacy.unit = "{plan.privacy.unit}"': plan.privacy.unit != "none",
+        "secure_aggregation.enabled = true": plan.secure_aggregation.enabled,
+        'evaluation.release = "dp"': plan.evaluation.release == "dp",
+    }
+    for key, asked in promised.items():
+        if asked:
+            raise PlanError(
+                f"the plan promises {key}, which this version cannot keep yet",
+                hint="train without it only if everybody concerned agrees, and say so in the plan",
+                code="not-built",
+            )

@@ -80,11 +80,11 @@ def _read(message: Message) -> tuple[str, Reply]:
 
 
 def find_sites(grid: Grid, hello: Envelope, expected: int, deadline_s: float) -> dict[str, int]:
-    """Node of each site: waits for ``expected`` nodes at most ``deadline_s`` and asks each for its name."""
+    """Node of each site: waits at most ``deadline_s`` for ``expected`` nodes, and as long again for their names."""
     end = time.monotonic() + deadline_s
     while len(nodes := list(grid.get_node_ids())) < expected and time.monotonic() < end:
         time.sleep(_POLL_S)
-    replies = ask_nodes(grid, {node: Hello(hello) for node in nodes}, max(0.0, end - time.monotonic()))
+    replies = ask_nodes(grid, {node: Hello(hello) for node in nodes}, deadline_s)
     claimed = [(site, node) for node, (site, _) in replies if site]
     counts = Counter(site for site, _ in claimed)
     if not claimed:

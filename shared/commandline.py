@@ -3,6 +3,7 @@
 Promises
 - Exit status 0: done; 1: refused, failed or interrupted; 2: used wrongly.
 - A failure prints ``error:`` and, where there is one, ``hint:`` to stderr; never a traceback for what Consilium knows.
+  Wrong usage is one such failure: its hint is the command's ``--help``.
 - Data goes to stdout, talk to stderr. Third parties' telemetry is off before anything of theirs is imported.
 """
 
@@ -10,26 +11,32 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import NoReturn
 
 import click
 import typer
+import typer.core
 
 from shared.environment import silence_third_parties
 from shared.errors import ConsiliumError
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def run(app: typer.Typer, resume_hint: str = "") -> None:
     """Run a command line application and leave the process with its exit status."""
     silence_third_parties()
+    # Typer 0.20 escapes the brackets of plain help as if rich would print it.
+    typer.core.HAS_RICH = False
     try:
         app(standalone_mode=False)
     except ConsiliumError as error:
         fail(error.sentence, error.hint)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.UsageError as error:
+        fail(error.format_message(), f"{error.ctx.command_path} --help" if error.ctx else "", status=2)
     except (KeyboardInterrupt, click.Abort):
         fail("interrupted", resume_hint)
     except OSError as error:
@@ -39,9 +46,9 @@ def run(app: typer.Typer, resume_hint: str = "") -> None:
     sys.exit(0)
 
 
-def fail(sentence: str, hint: str) -> None:
-    """Print error and hint to stderr and leave with status 1."""
+def fail(sentence: str, hint: str, status: int = 1) -> NoReturn:
+    """Print error and hint to stderr and leave with ``status``."""
     sys.stderr.write(f"error: {sentence}\n")
     if hint:
         sys.stderr.write(f"hint:  {hint}\n")
-    sys.exit(1)
+    sys.exit(status)

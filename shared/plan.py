@@ -274,7 +274,10 @@ class Evaluation(Section):
 
 
 class Personalisation(Section):
-    """``[personalisation]``: steps on own patients after the last round; these weights never leave the site."""
+    """``[personalisation]``: steps on own patients after the last round; these weights never leave the site.
+
+    The learning rate falls from ``learning_rate`` to 0 along half a cosine.
+    """
 
     steps: Count
     learning_rate: Positive

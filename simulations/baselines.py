@@ -2,7 +2,7 @@
 
 Promises
 - A single site trains for rounds x steps: as many optimizer steps as it makes in the federation, in one go.
-- Pooled training makes rounds x steps x sites steps of the same batch size: as many images as the whole federation sees.
+- Pooled training makes rounds x steps x sites steps of the same batch size: it sees as many images as the federation.
 - Both use the federation's own training code, initial weights, schedule (stretched) and test patients. Every model is
   measured on every site's test patients, so that "elsewhere" and "at home" can be told apart.
 """
@@ -94,7 +94,7 @@ def pooled(parts: Sequence[SiteData]) -> TrainingData:
 def baseline_block(found: Baselines, federation: Mapping[str, Statistics], task: Task) -> dict[str, object]:
     """As results.json holds it, with the federation's model beside the others wherever they are compared.
 
-    ``local`` and ``central`` are measured on all test patients; ``at_home`` on a site's own; ``elsewhere`` on all others'.
+    ``local`` and ``central`` are measured on all test patients, ``at_home`` on a site's own, ``elsewhere`` on others'.
     """
 
     def block(parts: Mapping[str, Statistics]) -> object:

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from rich.console import Console
 
 from shared import commandline
 from shared.environment import restart_with_settings
+from simulations.progress import Terminal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +32,8 @@ Out = Annotated[Path | None, typer.Option(help="Run folder. [default: runs/SCENA
 Seed = Annotated[int | None, typer.Option(help="Replaces plan.seed.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes. [default: one per core]")]
 Changes = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the plan.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start anew in --out.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 
@@ -44,14 +48,16 @@ def run_command(  # noqa: PLR0913 - one parameter per option
     engine: Annotated[str, typer.Option(help="inprocess, or ray (Flower's own simulation engine).")] = "inprocess",
     baselines: Annotated[bool | None, typer.Option(help="Also train each site alone and all data pooled.")] = None,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,  # noqa: FBT002
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,  # noqa: FBT002
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in --out.")] = False,  # noqa: FBT002
+    resume: Resume = False,  # noqa: FBT002
+    overwrite: Overwrite = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Run a scenario: prepare the images, train the federation, measure, report."""
+    """Run a scenario, from images to report."""
     from simulations import run as running
     from simulations import scenario as scenarios
 
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other", click.get_current_context())
     found = scenarios.load(scenario, tuple(change or ()), seed)
     order = running.Order(
         out=out or Path("runs") / f"{found.name}-seed{found.plan.plan.seed}",
@@ -63,7 +69,7 @@ def run_command(  # noqa: PLR0913 - one parameter per option
         save_predictions=save_predictions,
         command=shlex.join(["consilium-sim", *sys.argv[1:]]),
     )
-    _show(running.run(found, order, _stages()), as_json)
+    _show(running.run(found, order, Terminal(Console(stderr=True))), as_json)
 
 
 @app.command("baselines")
@@ -74,10 +80,23 @@ def baselines_command(  # noqa: PLR0913 - one parameter per option
     seed: Seed = None,
     workers: Workers = None,
     change: Changes = None,
+    resume: Resume = False,  # noqa: FBT002
+    overwrite: Overwrite = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Run a scenario with its baselines: each site alone, and all data pooled."""
-    run_command(scenario, data, out, seed, workers, change, baselines=True, as_json=as_json)
+    """Run a scenario, each site alone, and all data pooled."""
+    run_command(
+        scenario,
+        data,
+        out,
+        seed,
+        workers,
+        change,
+        baselines=True,
+        resume=resume,
+        overwrite=overwrite,
+        as_json=as_json,
+    )
 
 
 @app.command("compare")
@@ -104,7 +123,7 @@ def phantoms(
     dimensions: Annotated[int, typer.Option(min=2, max=3, help="2: slices, 3: volumes.")] = 2,
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
 ) -> None:
-    """Write synthetic hospitals as DICOM, with the truth beside them."""
+    """Write synthetic hospitals as DICOM, the truth beside them."""
     from simulations.phantom_hospitals import hospitals
     from simulations.phantoms import write_hospitals
 
@@ -125,12 +144,6 @@ def scenarios() -> None:
         typer.echo(f"{name:<16} {scenario.load(name).setting.title}")
 
 
-def _stages() -> object:
-    from simulations.progress import Terminal
-
-    return Terminal(Console(stderr=True))
-
-
 def _show(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - straight from the option
     from server.report.run import read_run
     from server.report.terminal import terminal_report
@@ -147,4 +160,5 @@ def _show(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - straight from 
 def main() -> None:
     """Entry point of ``consilium-sim``."""
     restart_with_settings()
-    commandline.run(app, resume_hint="go on with: the same command and --resume")
+    runs = sys.argv[1:2] in (["run"], ["baselines"])
+    commandline.run(app, resume_hint="go on with: the same command and --resume" if runs else "")

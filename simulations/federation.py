@@ -5,7 +5,8 @@ Promises
   place and never changed.
 - Whatever a site cannot use is quarantined there with a reason; a hospital that is empty or broken as a whole still
   becomes a site, which refuses to take part and says why, and the others go on.
-- Dealing cases anew (``partition``) keeps a patient's images together and gives sites neutral names.
+- Dealing cases anew (``partition``) keeps a patient's images together, loses no unusable one, and gives sites neutral
+  names.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from client.data.case_files import CaseFiles, Quarantined
 from client.data.dicom_folder import read_dicom_folder
 from client.data.manifest import ManifestSettings, read_manifest, sites_in_manifest
 from shared import tasks
-from shared.errors import ScenarioError
+from shared.errors import ScenarioError, SiteDataError
 from shared.plan import Plan
 from simulations import partition
 from simulations.phantom_hospitals import Hospital as PhantomHospital
@@ -45,7 +46,7 @@ class Hospital:
 
 
 def require_source(scenario: Scenario, data: Path | None) -> None:
-    """Check, before anything is written, that the scenario's images are where ``data`` says; raises ``ScenarioError``."""
+    """Check before anything is written that ``data`` is where the images are; raises ``ScenarioError``."""
     if isinstance(scenario.setting.source, Manifest):
         _folder(data, scenario)
     elif data is not None:
@@ -68,6 +69,7 @@ def find_hospitals(
         ScenarioError, SiteDataError: the source is missing or cannot be dealt as asked.
     """
     source = scenario.setting.source
+    jobs: Mapping[str, tuple[object, ...]]
     if isinstance(source, Phantoms):
         members = _phantoms(source, scenario.plan).hospitals
         jobs = {hospital.name: (hospital, out / HOSPITALS) for hospital in members}
@@ -117,7 +119,10 @@ def _synthetic(sites: Sites, hospital: PhantomHospital, folder: Path) -> Hospita
         (unfinished / "truth" / f"{hospital.name}.csv").replace(folder / "truth" / f"{hospital.name}.csv")
         (unfinished / hospital.name).replace(folder / hospital.name)
     secret = _secret(seed, hospital.name)
-    files, unusable = read_dicom_folder(folder / hospital.name, hospital.name, secret, sites.plan.dimensions)
+    try:
+        files, unusable = read_dicom_folder(folder / hospital.name, hospital.name, secret, sites.plan.dimensions)
+    except SiteDataError as error:
+        return Hospital(hospital.name, (), (Quarantined("", error.code, error.sentence),))
     return Hospital(hospital.name, tuple(files), tuple(unusable))
 
 
@@ -141,6 +146,7 @@ def _dealt(found: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospital, .
     if wanted.kind == "natural":
         return found
     files = [one for hospital in found for one in hospital.files]
+    unusable = [one for hospital in found for one in hospital.unusable]
     rows = [
         partition.Row(position, one.patient, hospital.name, one.label or "")
         for position, (hospital, one) in enumerate((h, f) for h in found for f in h.files)
@@ -151,9 +157,10 @@ def _dealt(found: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospital, .
         "dirichlet": lambda: partition.dirichlet(rows, sites, wanted.alpha, seed),
         "quantity": lambda: partition.quantity(rows, sites, wanted.alpha, seed),
     }
+    # Nobody knows whose the unusable ones are; dealt in turn, they still count somewhere.
     return tuple(
-        Hospital(name, tuple(files[position] for position in positions))
-        for name, positions in deal[wanted.kind]().items()
+        Hospital(name, tuple(files[position] for position in positions), tuple(unusable[place::sites]))
+        for place, (name, positions) in enumerate(deal[wanted.kind]().items())
     )
 
 

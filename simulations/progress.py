@@ -31,6 +31,10 @@ class Stages(Protocol):
         """A stage of ``total`` units; use as a context manager that yields ``Advance``."""
         ...
 
+    def tell(self, sentence: str) -> None:
+        """Show a sentence that stays."""
+        ...
+
 
 class Terminal:
     """Progress bars on a terminal, plain lines elsewhere."""
@@ -62,6 +66,10 @@ class Terminal:
 
             yield advance
 
+    def tell(self, sentence: str) -> None:
+        """Print ``sentence``, above the bars where there are any."""
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
     def _plain(self, label: str, total: int) -> Iterator[Advance]:
         began, done, last = time.monotonic(), 0, ""
 
@@ -71,12 +79,7 @@ class Terminal:
 
         yield advance
         after = f" (last: {last})" if last else ""
-        self._console.print(
-            f"{label}: {done} of {total} in {time.monotonic() - began:.1f} s{after}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        self.tell(f"{label}: {done} of {total} in {time.monotonic() - began:.1f} s{after}")
 
 
 class Silent:
@@ -85,4 +88,7 @@ class Silent:
     @contextmanager
     def stage(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002 - the Protocol's signature
         """Accept and forget."""
-        yield lambda note="", units=1: None
+        yield lambda note="", units=1: None  # noqa: ARG005 - the Protocol's signature
+
+    def tell(self, sentence: str) -> None:
+        """Forget."""

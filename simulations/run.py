@@ -26,7 +26,7 @@ from server import results as contract
 from server.coordinator import Coordinator, Outcome, Setup, Watch
 from server.intake import Measurement
 from server.journal import Journal
-from server.report.page import write_report
+from server.report.page import REPORT, write_report
 from server.results import Prediction, Results, RoundRecord, Timing, write_predictions, write_results
 from server.rounds import Event, Kind, Phase, State
 from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
@@ -155,7 +155,21 @@ def _federate(running: _Running, journal: Journal) -> Outcome:
     done = journal.last_completed()
     rounds = plan.plan.rounds - (done.round if done else 0)
     with running.stages.stage("federated training", rounds * len(running.specs)) as advance:
-        return ENGINES[order.engine](setup, _watch(advance, bench.task.headline), running.pool, running.specs)
+        try:
+            return ENGINES[order.engine](setup, _watch(advance, bench.task.headline), running.pool, running.specs)
+        finally:
+            for site, sentence in _refused(journal).items():
+                running.stages.tell(f"{site} sits out: {sentence}")
+
+
+def _refused(journal: Journal) -> dict[str, str]:
+    """What sites said that were not admitted when this run was last started."""
+    said: dict[str, str] = {}
+    for row in (entry.row for entry in journal.events() if entry.row.phase == Phase.ADMITTING.value):
+        said.pop(row.site, None)
+        if row.kind == Kind.FAILED.value:
+            said[row.site] = row.sentence
+    return said
 
 
 def _watch(advance: Advance, headline: str) -> Watch:

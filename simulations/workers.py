@@ -64,7 +64,7 @@ class Sites:
         return self._workbench
 
     def site(self, spec: SiteSpec) -> Site:
-        """The site of ``spec``, opened when first needed; raises ``SiteDataError`` when it has too little usable data."""
+        """The site of ``spec``, opened when first needed; raises ``SiteDataError`` where it has too little data."""
         if spec.name not in self._sites:
             data = load_site_data(self.store(spec), self.plan, spec.name)
             self._sites[spec.name] = Site(spec.name, data, self.workbench, self.folder / OWN / spec.name)
@@ -109,7 +109,9 @@ class Pool:
         context = multiprocessing.get_context("spawn")
         # A copy: workers start when they are needed, and what is open here by then can be neither sent nor shared.
         own = (replace(sites),)
-        self._executor = ProcessPoolExecutor(workers, context, initializer=_start, initargs=own) if workers > 1 else None
+        self._executor = (
+            ProcessPoolExecutor(workers, context, initializer=_start, initargs=own) if workers > 1 else None
+        )
 
     def __enter__(self) -> Pool:
         """Use as a context manager, so that processes end with the block."""

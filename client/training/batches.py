@@ -67,7 +67,7 @@ def draw(
     """One training example of a case: target, patch, augmentation."""
     voxels, target = case.voxels, task.target(case)
     spatial = target if task.output == "dense" else None
-    if plan.training.patch:
+    if plan.training.patch and spatial is not None:
         voxels, spatial = random_patch(voxels, spatial, plan.training.patch, plan.training.foreground_patches, rng)
     voxels, spatial = augment(voxels, spatial, plan.training.augmentation, rng)
     return voxels, target if spatial is None else spatial

@@ -20,7 +20,7 @@ import torch
 
 from client.training.batches import Batch, TrainingData, batches, prefetched, to_device
 from client.training.device import autocast, memory_format
-from shared.errors import CapacityError, UpdateRejected
+from shared.errors import CapacityError, ProtocolError, UpdateRejected
 from shared.plan import Plan, Training
 from shared.tasks.task import Task
 
@@ -60,6 +60,19 @@ def round_assignment(plan: Plan, round_number: int) -> Assignment:
         rate=lambda step: scheduled_rate(plan.training, first + step, total, warmup),
         proximal_mu=plan.aggregation.proximal_mu,
     )
+
+
+def personal_assignment(plan: Plan) -> Assignment:
+    """What ``[personalisation]`` asks of a site: its steps, the rate falling to 0 along half a cosine.
+
+    Raises:
+        ProtocolError: the plan has no such section.
+    """
+    settings = plan.personalisation
+    if settings is None:
+        raise ProtocolError("the plan has no [personalisation], so no fine-tuning was agreed", code="not-in-plan")
+    falling = plan.training.model_copy(update={"learning_rate": settings.learning_rate, "schedule": "cosine"})
+    return Assignment(settings.steps, lambda step: scheduled_rate(falling, step, settings.steps, 0))
 
 
 def long_assignment(plan: Plan, steps: int) -> Assignment:

@@ -55,7 +55,7 @@ def affine_of(planes: Sequence[Plane]) -> Affine:
     affine = np.eye(4)
     affine[:3, 0] = _step(planes) if len(planes) > 1 else first.normal
     affine[:3, 1] = first.down * first.spacing_mm[0]
-    affine[:3, 2] = first.right * first.spacing_mm[0]
+    affine[:3, 2] = first.right * first.spacing_mm[1]
     affine[:3, 3] = first.position_mm
     return affine
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from client.training import local
 from client.training.batches import batches
-from shared.errors import CapacityError, UpdateRejected
+from shared.errors import CapacityError, ProtocolError, UpdateRejected
 from shared.plan import Plan
 from shared.seeds import generator
 from tiny_training import CPU, FIT, make_data, make_model, make_plan, squared_error
@@ -73,6 +73,21 @@ def test_the_cosine_starts_at_the_rate_and_ends_at_zero() -> None:
     assert rates[10] == pytest.approx(0.05)
     assert rates[20] == pytest.approx(0.0, abs=1e-12)
     assert rates == sorted(rates, reverse=True)
+
+
+def test_fine_tuning_starts_at_its_own_rate_and_falls_to_zero() -> None:
+    plan = make_plan(personalisation__steps=10, personalisation__learning_rate=0.5)
+    assignment = local.personal_assignment(plan)
+    rates = [assignment.rate(step) for step in range(11)]
+    assert (rates[0], rates[5]) == (pytest.approx(0.5), pytest.approx(0.25))
+    assert rates[10] == pytest.approx(0, abs=1e-12)
+    assert assignment.steps == 10
+    assert assignment.proximal_mu == 0
+
+
+def test_fine_tuning_that_the_plan_does_not_name_is_refused() -> None:
+    with pytest.raises(ProtocolError, match=r"no \[personalisation\]"):
+        local.personal_assignment(make_plan())
 
 
 def test_warm_up_rises_linearly_to_the_rate() -> None:

@@ -1,0 +1,94 @@
+"""Fill the generated parts of the documentation: ``make docs``, or ``python -m docs.build`` from the repository root.
+
+Promises
+- What the code knows (keys of the plan, messages, the table of rounds, reasons, help texts, scenarios) is taken from
+  the code. ``tests/style/test_docs.py`` fails when a page says something else.
+- A generated part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; the rest of a page is left alone.
+- Running twice changes nothing, and nothing depends on the machine, the clock or the order of a dictionary.
+
+What the parts say is left to ``docs/parts``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import typer
+from click.testing import CliRunner
+
+import client.cli
+import server.cli
+import simulations.cli
+from docs.parts import keys, messages, reasons
+from server import rounds
+from simulations import scenario
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = 80
+_PART = re.compile(r"(<!-- generated: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def help_of(app: typer.Typer, *command: str) -> str:
+    """What ``COMMAND --help`` prints on a terminal of 80 columns, as a block of text."""
+    shown = CliRunner().invoke(
+        typer.main.get_command(app),
+        [*command[1:], "--help"],
+        prog_name=command[0],
+        terminal_width=COLUMNS,
+        catch_exceptions=False,
+    )
+    return f"```text\n{shown.output.rstrip()}\n```\n"
+
+
+def scenario_table() -> str:
+    """The built-in scenarios: what they train, and on what."""
+    lines = ["| scenario | what it is | images | network |", "|---|---|---|---|"]
+    for name in scenario.names():
+        found = scenario.load(name)
+        images = "generated" if found.setting.source.kind == "phantoms" else "`--data FOLDER`"
+        lines.append(f"| `{name}` | {found.setting.title} | {images} | `{found.plan.model.name}` |")
+    return "\n".join(lines) + "\n"
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "help consilium-sim": lambda: help_of(simulations.cli.app, "consilium-sim"),
+    "help consilium-sim run": lambda: help_of(simulations.cli.app, "consilium-sim", "run"),
+    "help consilium-site": lambda: help_of(client.cli.app, "consilium-site"),
+    "help consilium-server": lambda: help_of(server.cli.app, "consilium-server"),
+    "plan keys": keys.plan_tables,
+    "scenario keys": keys.scenario_table,
+    "networks": keys.network_table,
+    "requests": messages.request_table,
+    "replies": messages.reply_table,
+    "rounds": rounds.as_markdown,
+    "reasons": reasons.reason_tables,
+    "scenarios": scenario_table,
+}
+"""Name of a generated part -> its text, which ends with a newline."""
+
+
+def pages() -> list[Path]:
+    """Every page that may hold a generated part."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def filled(text: str) -> str:
+    """A page with its generated parts made anew; raises ``KeyError`` for a part that nobody makes."""
+    return _PART.sub(lambda found: f"{found[1]}{PARTS[found['name']]()}{found[3]}", text)
+
+
+def main() -> None:
+    """Rewrite the pages that are out of date and name them."""
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            sys.stdout.write(f"rewrote {page.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()

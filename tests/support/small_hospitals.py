@@ -1,0 +1,158 @@
+"""Hospitals of 16 x 16 PNG images with a manifest, scenarios over them, and ``consilium-sim`` as a user meets it."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import PIL.Image
+import pytest
+import tomli_w
+
+from shared.environment import settings
+from shared.seeds import generator
+from simulations import cli
+from simulations.run import Order
+from simulations.run import run as run_scenario
+from simulations.progress import Silent
+from simulations.scenario import Scenario, load
+
+SITES = {"aachen": 12, "bergen": 12, "coimbra": 12}
+EDGE = 16
+COLUMNS = ("site", "patient", "image", "mask", "label", "sex")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left behind on the terminal."""
+
+    status: int
+    out: str
+    err: str
+
+
+def write_hospitals(folder: Path, sites: Mapping[str, int] = SITES, images: int = 2) -> Path:
+    """``sites`` names patients by site; each has ``images`` images of a bright or dark square, and its mask."""
+    rows = [
+        write_case(folder, site, patient, number)
+        for site, patients in sites.items()
+        for patient in range(patients)
+        for number in range(images)
+    ]
+    write_rows(folder, rows)
+    return folder
+
+
+def write_case(folder: Path, site: str, patient: int, number: int, edge: int = EDGE) -> dict[str, str]:
+    rng = generator(11, site, patient, number)
+    bright = patient % 2
+    voxels, mask = rng.normal(110, 15, (edge, edge)), np.zeros((edge, edge), np.uint8)
+    top, left = rng.integers(2, edge - 8, 2)
+    mask[top : top + 6, left : left + 6] = 1
+    voxels += (60.0 if bright else -60.0) * mask
+    image, drawn = f"{site}/{patient}-{number}.png", f"{site}/{patient}-{number}-mask.png"
+    save_png(folder / image, voxels.clip(0, 255).astype(np.uint8))
+    save_png(folder / drawn, mask * 255)
+    label, sex = ("bright" if bright else "dark"), ("f" if patient % 3 else "m")
+    return dict(zip(COLUMNS, (site, f"p{patient}", image, drawn, label, sex), strict=True))
+
+
+def save_png(path: Path, values: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(values).save(path)
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """A scenario that trains in a fraction of a second; ``section__key=value`` changes it, None drops the key."""
+    said: dict[str, Any] = {
+        "scenario": {
+            "title": "Bright and dark squares",
+            "source": {"kind": "manifest", "subgroup_columns": ["sex"]},
+        },
+        "plan": {"name": "squares", "task": "classification", "rounds": 2, "seed": 4},
+        "data": {"modality": "other", "classes": ["dark", "bright"], "train_fraction": 0.5},
+        "preprocessing": {"size": [EDGE, EDGE]},
+        "model": {"name": "cnn", "channels": [4, 8], "norm": "group"},
+        "training": {"steps": 3, "patients_per_step": 4, "learning_rate": 0.02},
+        "privacy": {"unit": "none"},
+        "participation": {"quorum": 2, "deadline_s": 60.0},
+        "evaluation": {"every": 1, "release": "site"},
+    }
+    for dotted, value in changes.items():
+        section, _, key = dotted.partition("__")
+        said.setdefault(section, {})[key] = value
+    return said
+
+
+SEGMENTATION: dict[str, Any] = {
+    "plan__task": "segmentation",
+    "data__classes": ["background", "square"],
+    "model__name": "unet",
+    "model__norm": "instance",
+}
+
+
+def write_scenario(folder: Path, **changes: Any) -> Path:
+    path = folder / "squares.toml"
+    path.write_text(tomli_w.dumps(document(**changes)))
+    return path
+
+
+def scenario(folder: Path, **changes: Any) -> Scenario:
+    return load(str(write_scenario(folder, **changes)))
+
+
+def run(folder: Path, out: str, *, data: Path | None = None, **changes: Any) -> Path:
+    """Run the scenario over ``folder``'s hospitals in this process, one worker, without a word."""
+    found = scenario(folder, **changes)
+    return run_scenario(found, Order(folder / out, data or folder, workers=1), Silent())
+
+
+def sim(capsys: pytest.CaptureFixture[str], *arguments: object) -> Said:
+    """``consilium-sim ARGUMENTS`` in this process: everything but the restart with other settings."""
+    capsys.readouterr()
+    words = ["consilium-sim", *map(str, arguments)]
+    with (
+        mock.patch.dict(os.environ, settings(os.environ)),
+        mock.patch.object(sys, "argv", words),
+        pytest.raises(SystemExit) as left,
+    ):
+        cli.main()
+    said = capsys.readouterr()
+    assert isinstance(left.value.code, int)
+    return Said(left.value.code, said.out, said.err)
+
+
+def start_sim(*arguments: object) -> subprocess.Popen[str]:
+    """``consilium-sim ARGUMENTS`` as a process of its own, in its own process group like a job of a shell."""
+    command = Path(sys.executable).with_name("consilium-sim")
+    return subprocess.Popen(
+        [command, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below ``folder`` by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
