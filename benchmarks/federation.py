@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from client.data.site_data import SiteData, load_site_data
@@ -20,12 +21,10 @@ _SPARE = 1.1
 _NEVER = 1_000_000
 
 
-def plan(rounds: int, steps: int = 20) -> Plan:
-    """The plan of the scenario ``hundred-sites``, measuring after the last round only."""
-    return scenario.load(
-        "hundred-sites",
-        (f"plan.rounds={rounds}", f"training.steps={steps}", f"evaluation.every={_NEVER}", "participation.quorum=1"),
-    ).plan
+def plan(rounds: int, changes: Sequence[str] = ()) -> Plan:
+    """The plan of the scenario ``hundred-sites``, measuring after the last round only, with ``changes``."""
+    run = (f"plan.rounds={rounds}", f"evaluation.every={_NEVER}", "participation.quorum=1")
+    return scenario.load("hundred-sites", (*run, *changes)).plan
 
 
 def prepare(folder: str, sites: int, workers: int) -> dict[str, int]:

@@ -1,17 +1,18 @@
 """The simulator against a loop that does nothing but train.
 
 All arms open the same stores, draw the same batches and end with the same model, to the rounding of fixed point: each
-reports its last round's loss, and ``run`` compares them.
+reports its last round's loss, and ``run`` compares them. The first optimizer of a process makes torch import its
+compiler (1 to 2 s); that happens before the loop is timed, and within the whole process.
 
-======================  =========================================================  ==========================
-arm                     training loop (``loop_s``)                                 whole process, beyond that
-======================  =========================================================  ==========================
-``bare``                per site: load weights, train; mean in numpy               imports, opening the stores
-``in_process``          first training request to the last round's last line:      as bare; admission, one
-                        requests, training, fixed point, exact sums, checkpoints,  validation, final test,
-                        journal, rounds.jsonl. Validation inside is taken off      final model
-``on_ray``              not told apart                                             as in_process, and Ray
-======================  =========================================================  ==========================
+==============  ===============================================================  ====================================
+arm             training loop (``loop_s``)                                       whole process, beyond the loop
+==============  ===============================================================  ====================================
+``bare``        for each round and site: load weights, train; mean in numpy      imports, network, opening the stores
+``in_process``  first request to train, to the last round's last line on disk:   as ``bare``; admission, measuring on
+                requests, checks, training, fixed point, exact sums,             validation patients once and on test
+                checkpoints, journal, rounds.jsonl                               patients once, the final model
+``on_ray``      (whole process only)                                             as ``in_process``, and Ray's start
+==============  ===============================================================  ====================================
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import resource
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,10 +62,10 @@ class Instant:
         return Instant(self.wall_s - other.wall_s, self.cpu_s - other.cpu_s)
 
 
-def bare(stores: str, sites: int, rounds: int, steps: int = 20) -> Result:
+def bare(stores: str, sites: int, rounds: int, changes: Sequence[str] = ()) -> Result:
     """The same local training in a loop: no journal, no checkpoint, no check, no fixed point, no evaluation."""
-    plan = federation.plan(rounds, steps)
-    bench = Workbench.for_plan(plan)
+    plan = federation.plan(rounds, changes)
+    bench = _warm(Workbench.for_plan(plan))
     data = {spec.name: federation.data(plan, spec) for spec in federation.specs(stores, sites)}
     weights, loss = bench.initial_weights(), 0.0
     began = Instant.now()
@@ -86,26 +87,28 @@ def bare(stores: str, sites: int, rounds: int, steps: int = 20) -> Result:
     return _result(Instant.now() - began, loss)
 
 
-def in_process(stores: str, sites: int, rounds: int, workers: int = 1, steps: int = 20) -> Result:
+def in_process(stores: str, sites: int, rounds: int, workers: int = 1, changes: Sequence[str] = ()) -> Result:
     """The simulator's own engine."""
-    plan = federation.plan(rounds, steps)
+    plan = federation.plan(rounds, changes)
     with _setting(plan, workers, stores) as (setup, pool):
         fleet, log = Timed(LocalFleet(pool, federation.specs(stores, sites))), Log()
         Coordinator(setup, fleet, log.watch()).run()
     ended, loss = log.rounds[-1]
-    admission, (training, *_), (validation, test) = (fleet.spent[kind] for kind in (Hello, Train, Evaluate))
-    return _result(ended - training.began - validation.taken, loss) | {
-        "admission_s": admission[0].taken.wall_s,
-        "test_s": test.taken.wall_s,
+    admission, training, (validation, test) = (fleet.spent[kind] for kind in (Hello, Train, Evaluate))
+    loop = ended - training[0].began - (validation.ended - validation.began)
+    return _result(loop, loss) | {
+        "coordinator_s": loop.wall_s - sum(span.waited_s for span in training),
+        "admission_s": (admission[0].ended - admission[0].began).wall_s,
+        "test_s": (test.ended - test.began).wall_s,
         "largest_worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     }
 
 
-def on_ray(stores: str, sites: int, rounds: int, steps: int = 20) -> Result:
-    """Flower's own simulation engine, one actor per core, with the same coordinator and sites."""
+def on_ray(stores: str, sites: int, rounds: int, changes: Sequence[str] = ()) -> Result:
+    """Flower's own simulation engine, one actor a core, with the same coordinator and sites."""
     from simulations.ray_engine import run_on_ray
 
-    plan = federation.plan(rounds, steps)
+    plan = federation.plan(rounds, changes)
     with _setting(plan, 1, stores) as (setup, pool):
         log = Log()
         began = Instant.now()
@@ -116,14 +119,11 @@ def on_ray(stores: str, sites: int, rounds: int, steps: int = 20) -> Result:
 
 @dataclass(frozen=True)
 class Span:
-    """From a question to the last answer counted."""
+    """From a question to the last answer, and how much of it was waiting for sites."""
 
     began: Instant
     ended: Instant
-
-    @property
-    def taken(self) -> Instant:
-        return self.ended - self.began
+    waited_s: float
 
 
 class Timed:
@@ -137,9 +137,13 @@ class Timed:
         return self._fleet.names()
 
     def ask(self, requests: Mapping[str, Request], deadline_s: float) -> Iterator[tuple[str, Reply]]:
-        began = Instant.now()
-        yield from self._fleet.ask(requests, deadline_s)
-        self.spent[type(next(iter(requests.values())))].append(Span(began, Instant.now()))
+        began, waited_s = Instant.now(), 0.0
+        asked = time.perf_counter()
+        for answer in self._fleet.ask(requests, deadline_s):
+            waited_s += time.perf_counter() - asked
+            yield answer
+            asked = time.perf_counter()
+        self.spent[type(next(iter(requests.values())))].append(Span(began, Instant.now(), waited_s))
 
 
 @dataclass
@@ -152,7 +156,7 @@ class Log:
         return Watch(round=self._note)
 
     def _note(self, record: RoundRecord) -> None:
-        self.rounds.append((Instant.now(), record.loss or float("nan")))
+        self.rounds.append((Instant.now(), record.loss if record.loss is not None else float("nan")))
 
 
 @contextmanager
@@ -166,9 +170,14 @@ def _setting(plan: Plan, workers: int, beside: str) -> Iterator[tuple[Setup, Poo
             Pool(Sites(plan, folder), workers) as pool,
             Journal.open_or_create(folder / "journal.sqlite", plan, time.time) as journal,
         ):
-            bench = Workbench.for_plan(plan)
+            bench = _warm(Workbench.for_plan(plan))
             files = ModelFiles(folder, bench.parameters, plan.digest())
             yield Setup(plan, bench.task, files, journal, bench.initial_weights()), pool
+
+
+def _warm(bench: Workbench) -> Workbench:
+    local.make_optimizer(bench.model, bench.plan.training)
+    return bench
 
 
 def _result(taken: Instant, loss: float) -> Result:

@@ -11,17 +11,13 @@ What the parts say is left to ``docs/parts``.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import typer
-from click.testing import CliRunner
-
-import client.cli
-import server.cli
-import simulations.cli
 from docs.parts import keys, messages, reasons
 from server import rounds
 from simulations import scenario
@@ -31,16 +27,17 @@ COLUMNS = 80
 _PART = re.compile(r"(<!-- generated: (?P<name>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def help_of(app: typer.Typer, *command: str) -> str:
-    """What ``COMMAND --help`` prints on a terminal of 80 columns, as a block of text."""
-    shown = CliRunner().invoke(
-        typer.main.get_command(app),
-        [*command[1:], "--help"],
-        prog_name=command[0],
-        terminal_width=COLUMNS,
-        catch_exceptions=False,
+def help_of(*command: str) -> str:
+    """What ``COMMAND --help`` prints on a terminal of 80 columns, as a block of text; the command must be installed."""
+    script = Path(sys.executable).with_name(command[0])
+    shown = subprocess.run(  # noqa: S603 - our own command
+        [script, *command[1:], "--help"],
+        env={**os.environ, "COLUMNS": str(COLUMNS), "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    return f"```text\n{shown.output.rstrip()}\n```\n"
+    return f"```text\n{shown.stdout.rstrip()}\n```\n"
 
 
 def scenario_table() -> str:
@@ -54,10 +51,10 @@ def scenario_table() -> str:
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
-    "help consilium-sim": lambda: help_of(simulations.cli.app, "consilium-sim"),
-    "help consilium-sim run": lambda: help_of(simulations.cli.app, "consilium-sim", "run"),
-    "help consilium-site": lambda: help_of(client.cli.app, "consilium-site"),
-    "help consilium-server": lambda: help_of(server.cli.app, "consilium-server"),
+    "help consilium-sim": lambda: help_of("consilium-sim"),
+    "help consilium-sim run": lambda: help_of("consilium-sim", "run"),
+    "help consilium-site": lambda: help_of("consilium-site"),
+    "help consilium-server": lambda: help_of("consilium-server"),
     "plan keys": keys.plan_tables,
     "scenario keys": keys.scenario_table,
     "networks": keys.network_table,

@@ -5,7 +5,8 @@ Promises
   ``CaseError``.
 - Grey pixels are modality values: rescale or modality LUT applied (PS3.3 C.11.1), in float64 and rounded once; frame by
   frame where the object is enhanced. CT is Hounsfield units.
-- MONOCHROME1 is inverted within the range its stored bits can express: brighter is always more.
+- MONOCHROME1 is inverted within the range its stored bits can express: brighter is always more. Hounsfield units keep
+  their sign: there MONOCHROME1 says how to display them, not what they are.
 - Colour (RGB, YBR, palette) becomes RGB from 0 to 255, whatever its bit depth and planar configuration.
 - Decoders are tried in one fixed order and GDCM never, so that lossy images decode to the same values at sites that
   happen to have more installed.
@@ -108,12 +109,17 @@ def _transfer_syntax(dataset: FileDataset) -> str:
 def _write_grey(stored: Stored, file: DicomFile, index: int, out: FloatArray) -> None:
     """Modality values of one frame, (rows, columns); brighter is more."""
     _write_modality(stored, file.dataset, index, out)
-    if file.photometric == "MONOCHROME1":
+    if file.photometric == "MONOCHROME1" and not _is_hounsfield(file):
         # Turned about the middle of what the bits can express, through the same transformation: unlike the frame's own
         # extremes, that keeps slices and patients comparable.
         ends = np.empty(2, np.float64)
         _write_modality(_ends(stored, file.dataset), file.dataset, index, ends)
         np.subtract(ends.sum(), out, out=out)
+
+
+def _is_hounsfield(file: DicomFile) -> bool:
+    """CT unless it says otherwise (PS3.3 C.8.2.1.1.2, C.11.1.1.2: rescale type HU, or none given)."""
+    return file.modality == "ct" and str(file.dataset.get("RescaleType", "HU") or "HU").strip().upper() == "HU"
 
 
 def _write_modality(stored: Stored, dataset: Dataset, index: int, out: NDArray[np.floating]) -> None:

@@ -116,6 +116,8 @@ def _placement(plane: Plane, shape: Sequence[int], affine: Affine) -> NDArray[np
     aside = float(np.abs((placed - whole) @ corners.T).max())
     if aside > _WITHIN:
         raise _misplaced(f"does not lie on the image's voxels: off by {aside:.2g} voxels")
+    if (np.abs(whole[:, :2]).sum(axis=0) != 1).any():
+        raise _misplaced("has pixels of another size than the image's voxels")
     return np.asarray(whole, np.intp)
 
 

@@ -115,15 +115,27 @@ def test_a_modality_table_replaces_stored_values_and_clamps_outside_of_it(tmp_pa
     assert found.tolist() == [[[100.0, 100.0, 400.0, 800.0, 800.0]]]
 
 
+@pytest.mark.parametrize("stated", [{}, {"RescaleType": "HU"}], ids=["unstated", "stated"])
+def test_hounsfield_units_keep_their_sign_whatever_they_are_displayed_as(tmp_path: Path, stated: dict[str, str]) -> None:
+    pixels = np.array([[0, 24, 2024]], np.uint16)
+    shown = {"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": "-1024", **stated}
+    assert voxels_of(tmp_path, pixels, **shown).tolist() == [[[-1024.0, -1000.0, 1000.0]]]
+
+
 def test_monochrome1_is_inverted_within_its_stored_bits(tmp_path: Path) -> None:
     pixels = np.array([[0, 1, 4095]], np.uint16)
-    inverted = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+    inverted = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11, "RescaleType": "US"}
     assert voxels_of(tmp_path, pixels, **inverted).tolist() == [[[4095.0, 4094.0, 0.0]]]
 
 
 def test_monochrome1_is_inverted_after_rescaling(tmp_path: Path) -> None:
     pixels = np.array([[-128, 0, 127]], np.int8)
-    inverted = {"PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": "2", "RescaleIntercept": "10"}
+    inverted = {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "RescaleSlope": "2",
+        "RescaleIntercept": "10",
+        "RescaleType": "US",
+    }
     # Stored -128..127 means -246..264, so v becomes 18 - v.
     assert voxels_of(tmp_path, pixels, **inverted).tolist() == [[[264.0, 8.0, -246.0]]]
 

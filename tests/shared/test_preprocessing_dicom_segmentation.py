@@ -257,15 +257,18 @@ def test_a_mask_is_moved_by_no_fraction_of_a_voxel_and_never_beyond_the_image(
     tmp_path: Path, shift_mm: tuple[float, ...], code: str | None
 ) -> None:
     made = study(tmp_path, np.eye(3))
-    moved = segmentation(made.sources, drawing())
+    inner = np.zeros(SHAPE, np.uint8)
+    inner[1, 1:3, 1:3] = 1
+    moved = segmentation(made.sources, inner)
     for group in moved.PerFrameFunctionalGroupsSequence:
         position = group.PlanePositionSequence[0]
         position.ImagePositionPatient = list(np.add([float(mm) for mm in position.ImagePositionPatient], shift_mm))
     (path,) = write(tmp_path, [moved])
     if code is None:
-        assert np.array_equal(read_segmentation(path, made.paths), drawing())
+        assert np.array_equal(read_segmentation(path, made.paths), inner)
     else:
-        assert refusal(path, made.paths).code == code
+        error = refusal(path, made.paths)
+        assert (error.code, "beyond" in error.sentence) == (code, shift_mm[2] > SPACING[0])
 
 
 def test_a_mask_moved_by_whole_voxels_lies_where_it_says(tmp_path: Path) -> None:
@@ -279,6 +282,19 @@ def test_a_mask_moved_by_whole_voxels_lies_where_it_says(tmp_path: Path) -> None
         position.ImagePositionPatient = list(np.add([float(mm) for mm in position.ImagePositionPatient], step))
     (path,) = write(tmp_path, [moved])
     assert np.array_equal(read_segmentation(path, made.paths), np.roll(inner, (1, 1, 1), (0, 1, 2)))
+
+
+def test_a_mask_with_pixels_of_exactly_twice_the_size_is_refused_and_not_spread_as_dots(tmp_path: Path) -> None:
+    made = study(tmp_path, np.eye(3))
+    corner = np.zeros(SHAPE, np.uint8)
+    corner[1, 0, :2] = 1
+    coarse = segmentation(made.sources, corner)
+    for group in (*coarse.SharedFunctionalGroupsSequence, *coarse.PerFrameFunctionalGroupsSequence):
+        if "PixelMeasuresSequence" in group:
+            group.PixelMeasuresSequence[0].PixelSpacing = [2 * SPACING[1], 2 * SPACING[2]]
+    (path,) = write(tmp_path, [coarse])
+    error = refusal(path, made.paths)
+    assert (error.code, "another size" in error.sentence) == ("mask-grid", True)
 
 
 def test_a_mask_of_another_patient_space_is_refused(tmp_path: Path) -> None:

@@ -83,7 +83,11 @@ def run(folder: Path, engine: str) -> Path:
 def test_two_sites_and_two_rounds_on_ray_give_the_bytes_of_the_in_process_engine(tmp_path: Path) -> None:
     here, there = run(tmp_path, "inprocess"), run(tmp_path, "ray")
     files = [
-        {path.relative_to(out): path.read_bytes() for name in ("checkpoints", "server-state") for path in (out / name).iterdir()}
+        {
+            path.relative_to(out): path.read_bytes()
+            for name in ("checkpoints", "server-state")
+            for path in (out / name).iterdir()
+        }
         for out in (here, there)
     ]
     assert len(files[0]) >= 4

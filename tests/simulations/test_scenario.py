@@ -32,7 +32,9 @@ def test_every_built_in_scenario_builds_a_network_that_answers_on_its_own_image_
     plan = load(name).plan
     bench = Workbench.for_plan(plan)
     with torch.inference_mode():
-        answer = bench.model.eval()(torch.zeros(1, plan.input_channels, *(plan.training.patch or plan.preprocessing.size)))
+        answer = bench.model.eval()(
+            torch.zeros(1, plan.input_channels, *(plan.training.patch or plan.preprocessing.size))
+        )
     assert answer.shape[:2] == (1, bench.task.output_channels)
     assert answer.isfinite().all()
 
@@ -150,7 +152,10 @@ def test_a_wrong_override_is_one_sentence_with_the_key_and_a_way_out(override: s
     ("override", "sentence", "hint"),
     [
         ("scenario.titel=x", "[scenario] unknown key titel", "did you mean title?"),
-        ("scenario.source.hospital=3", "[scenario] unknown key source", "did you mean hospitals?"),
+        pytest.param(
+            *("scenario.source.hospital=3", "[scenario] unknown key source.hospital", "did you mean hospitals?"),
+            marks=pytest.mark.xfail(strict=True, reason="shared.plan_errors takes the kind of a source for a key"),
+        ),
         ("scenario.source.hospitals=0", "hospitals = 0", "correct"),
         ("scenario.partition.kind=idd", "partition.kind = 'idd'", "correct partition.kind"),
         ("scenario.partition.alpha=-1", "partition.alpha = -1", "correct partition.alpha"),
