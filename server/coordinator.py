@@ -103,6 +103,7 @@ class Coordinator:
 
     def __init__(self, setup: Setup, fleet: Fleet, watch: Watch | None = None) -> None:
         self._setup, self._fleet, self._watch = setup, fleet, watch or Watch()
+        setup.files.sweep()
         done = setup.journal.last_completed()
         completed = done.round if done else 0
         checkpoint = done.checkpoint if done else setup.files.save(setup.initial, 0)
@@ -206,7 +207,8 @@ class Coordinator:
             case Admission(), _:
                 self._weights, self._outcome.refused = intake.weights, closed.missing
             case Updates(), _:
-                participation = Participation(closed.round, tuple(sorted(closed.answered)), dict(closed.missing))
+                missing = dict(self._outcome.refused + closed.missing)
+                participation = Participation(closed.round, tuple(sorted(closed.answered)), missing)
                 self._draft = RoundRecord(participation, None, self._draft.checkpoint)
                 self._outcome.training_s += intake.training_s
                 self._sum = intake.total()

@@ -109,7 +109,7 @@ class Measurements:
 
 
 def judge(intake: Intake, site: str, reply: Reply) -> tuple[str, str]:
-    """Let ``intake`` take a reply; returns the reason's (code, sentence) if it does not count, else two empty strings."""
+    """Let ``intake`` take a reply; returns (code, sentence) of the reason why it does not count, or empty strings."""
     try:
         intake.take(site, reply)
     except ConsiliumError as error:

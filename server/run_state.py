@@ -4,8 +4,8 @@ Promises
 - A checkpoint is the global model after a round, parameter by parameter, in a file named by its digest; where the
   server's optimizer has moments, they are in a second file. Both are on disk before the journal says that the round is
   done, so that a run goes on from any line of the journal.
-- The final model is the mean of the last ``average_last`` checkpoints, computed in float64 from the files: a resumed run
-  gets the bytes that an uninterrupted one gets.
+- The final model is the mean of the last ``average_last`` checkpoints, computed in float64 from the files: a resumed
+  run gets the bytes that an uninterrupted one gets.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class ModelFiles:
     folder: Path
     schema: ParameterSchema
     plan_digest: str
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half written; for the one process that holds the run's journal."""
+        for name in (CHECKPOINTS, SERVER_STATE):
+            checkpoint.sweep(self.folder / name)
 
     def save(self, weights: Vector, round_number: int) -> str:
         """Write a global model; returns its digest."""

@@ -1,8 +1,8 @@
 """What our processes need from their environment, and what third parties must not do in it.
 
 Promises
-- ``settings()`` names every variable that our entry points set, and why; a variable that the user has set is left alone,
-  except those that would send data out.
+- ``settings()`` names every variable that our entry points set, and why; a variable that the user has set is left
+  alone, except those that would send data out.
 - Telemetry and update checks of Flower and Ray are off in every process that starts through our commands.
 - glibc's allocator keeps activation buffers instead of returning them to the kernel after every step. It reads its
   variables at process start only, so ``restart_with_settings`` replaces the process once; children inherit them.

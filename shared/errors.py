@@ -86,7 +86,7 @@ class ProtocolError(ConsiliumError):
     code = "protocol"
 
 
-class UpdateRejected(ConsiliumError):
+class UpdateRejected(ConsiliumError):  # noqa: N818 - the protocol's own word for what happened
     """An update that must not enter the sum."""
 
     code = "update-rejected"

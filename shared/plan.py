@@ -9,7 +9,7 @@ Promises
 - What can change privacy sits in ``[privacy]``, and that section has no default: nobody trains without protection by
   leaving a line out.
 
-Names of tasks and models are resolved by ``shared.tasks`` and ``shared.models``, so that adding one changes no line here.
+Names of tasks and models are resolved by ``shared.tasks`` and ``shared.models``: adding one changes no line here.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Promises
 - ``from_record(to_record(m)) == m`` for every message, to the bit; golden files fix the names and the bytes.
-- A record of another version, with a missing or wrongly typed entry, or with an array of another size than it says, is a
-  ``ProtocolError`` that names the entry. Nothing is unpickled and nothing is executed.
+- A record of another version, with a missing or wrongly typed entry, or with an array of another size than it says, is
+  a ``ProtocolError`` that names the entry. Nothing is unpickled and nothing is executed.
 - Arrays travel as little-endian bytes, so that machines of any byte order agree: weights as float32, counts as int64,
   updates as integers of the plan's width (2, 3 or 4 bytes).
 

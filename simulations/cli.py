@@ -38,7 +38,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 
 
 @app.command("run")
-def run_command(  # noqa: PLR0913 - one parameter per option
+def run_command(
     scenario: Name,
     data: Data = None,
     out: Out = None,
@@ -47,10 +47,10 @@ def run_command(  # noqa: PLR0913 - one parameter per option
     change: Changes = None,
     engine: Annotated[str, typer.Option(help="inprocess, or ray (Flower's own simulation engine).")] = "inprocess",
     baselines: Annotated[bool | None, typer.Option(help="Also train each site alone and all data pooled.")] = None,
-    save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,  # noqa: FBT002
-    resume: Resume = False,  # noqa: FBT002
-    overwrite: Overwrite = False,  # noqa: FBT002
-    as_json: Json = False,  # noqa: FBT002
+    save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Run a scenario, from images to report."""
     from simulations import run as running
@@ -73,16 +73,16 @@ def run_command(  # noqa: PLR0913 - one parameter per option
 
 
 @app.command("baselines")
-def baselines_command(  # noqa: PLR0913 - one parameter per option
+def baselines_command(
     scenario: Name,
     data: Data = None,
     out: Out = None,
     seed: Seed = None,
     workers: Workers = None,
     change: Changes = None,
-    resume: Resume = False,  # noqa: FBT002
-    overwrite: Overwrite = False,  # noqa: FBT002
-    as_json: Json = False,  # noqa: FBT002
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Run a scenario, each site alone, and all data pooled."""
     run_command(
@@ -102,7 +102,7 @@ def baselines_command(  # noqa: PLR0913 - one parameter per option
 @app.command("compare")
 def compare_command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
-    as_json: Json = False,  # noqa: FBT002
+    as_json: Json = False,
 ) -> None:
     """Show several runs side by side."""
     from server.report.compare import compare, comparison_document
@@ -144,7 +144,7 @@ def scenarios() -> None:
         typer.echo(f"{name:<16} {scenario.load(name).setting.title}")
 
 
-def _show(folder: Path, as_json: bool) -> None:  # noqa: FBT001 - straight from the option
+def _show(folder: Path, as_json: bool) -> None:
     from server.report.run import read_run
     from server.report.terminal import terminal_report
     from server.results import RESULTS

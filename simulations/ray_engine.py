@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import Context
@@ -47,7 +48,7 @@ def run_on_ray(setup: Setup, watch: Watch, sites: Sites, specs: tuple[SiteSpec, 
 
     _require_ray()
     client = make_client_app(_answer_from(setup.plan, sites.folder, specs))
-    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+    backend: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(make_server_app(coordinate), client, num_supernodes=len(specs), backend_config=backend)
     if failed:
         raise failed[0]
@@ -73,7 +74,7 @@ def _sites_here(canonical_plan: bytes, folder: Path) -> Sites:
 
 def _require_ray() -> None:
     try:
-        import ray  # noqa: F401
+        import ray  # noqa: F401, PLC0415 - an optional extra
     except ImportError:
         raise ScenarioError(
             "engine ray needs Ray, which is not installed", hint='pip install "consilium[ray]"'

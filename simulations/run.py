@@ -55,7 +55,7 @@ def in_process(setup: Setup, watch: Watch, pool: Pool, specs: tuple[SiteSpec, ..
 
 def on_ray(setup: Setup, watch: Watch, pool: Pool, specs: tuple[SiteSpec, ...]) -> Outcome:
     """Run the rounds on Flower's own simulation engine."""
-    from simulations.ray_engine import run_on_ray
+    from simulations.ray_engine import run_on_ray  # noqa: PLC0415 - needs the optional extra
 
     return run_on_ray(setup, watch, pool.sites, specs)
 

@@ -1,8 +1,9 @@
 """From a site's cases to batches of tensors.
 
 Promises
-- Every step sees ``patients_per_step`` images of as many patients: patients are shuffled and dealt without replacement,
-  dealt anew when they run out, and each gives one image at random. The patient is the unit, however many images one has.
+- Every step sees ``patients_per_step`` images of as many patients: patients are shuffled and dealt without
+  replacement, dealt anew when they run out, and each gives one image at random. The patient is the unit, however many
+  images one has.
 - The order and every random change depend on the generator alone; prefetching moves work, never randomness.
 - On CUDA batches are pinned and copied while the previous step computes; on the CPU they are made in line.
 """
@@ -52,7 +53,7 @@ class Batch:
 
 
 def deal(patients: int, at_a_time: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-    """Endless hands of ``at_a_time`` patients from shuffled decks, shape (at_a_time,); each deck holds everyone once."""
+    """Endless hands of ``at_a_time`` patients, shape (at_a_time,), from shuffled decks that hold everyone once."""
     deck = rng.permutation(patients)
     while True:
         while len(deck) < at_a_time:

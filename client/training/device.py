@@ -1,8 +1,8 @@
 """Where training runs, in which precision, and whether it fits.
 
 Promises
-- ``choose("auto")`` takes a CUDA device that works, else the CPU; asking for CUDA where there is none is an error, never
-  a silent fall-back.
+- ``choose("auto")`` takes a CUDA device that works, else the CPU; asking for CUDA where there is none is an error,
+  never a silent fall-back.
 - bfloat16 autocast is used on CUDA devices that support it and nowhere else unless the plan asks; on the CPU ``auto``
   means float32, so that results are reproducible.
 - ``check_capacity`` refuses before the first step what cannot fit: weights, gradients, two optimizer moments.
@@ -67,7 +67,8 @@ def check_capacity(model: torch.nn.Module, device: torch.device, free: int | Non
     available = free_bytes(device) if free is None else free
     if needed > available:
         raise CapacityError(
-            f"training this model needs at least {needed / 2**20:.0f} MiB on {device.type}, {available / 2**20:.0f} MiB are free",
+            f"training this model needs at least {needed / 2**20:.0f} MiB on {device.type}, "
+            f"{available / 2**20:.0f} MiB are free",
             hint="choose smaller model.channels, or free memory on this machine",
             code="memory",
         )

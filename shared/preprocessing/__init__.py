@@ -1,1 +1,1 @@
-"""From files to one canonical image, and from there to what a network reads: deterministic, with public constants only."""
+"""From files to one canonical image, and on to what a network reads: deterministic, with public constants only."""

@@ -40,7 +40,8 @@ class Image:
         """Refuse what no later step could use."""
         if self.voxels.dtype != np.float32 or self.voxels.ndim not in {3, 4}:
             raise CaseError(
-                f"expected a float32 image of 3 or 4 axes (channels first), got {self.voxels.dtype} with {self.voxels.ndim}",
+                f"expected a float32 image of 3 or 4 axes (channels first), "
+                f"got {self.voxels.dtype} with {self.voxels.ndim}",
                 code="image-shape",
             )
         if len(self.spacing_mm) != self.voxels.ndim - 1 or not all(0 < mm < np.inf for mm in self.spacing_mm):

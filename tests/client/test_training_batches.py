@@ -1,15 +1,15 @@
-"""Batches: patients are dealt fairly, each image's changes come from the generator alone, prefetching changes nothing."""
+"""Batches: patients are dealt fairly, each image changes by the generator alone, prefetching changes nothing."""
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_training import CPU, FIT, make_data, make_plan
 
 from client.training import batches as subject
 from client.training.device import memory_format
 from shared.seeds import generator
-from tiny_training import CPU, FIT, make_data, make_plan
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 99))

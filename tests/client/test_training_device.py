@@ -4,10 +4,10 @@ import contextlib
 
 import pytest
 import torch
+from tiny_training import CPU, make_model
 
 from client.training import device as subject
 from shared.errors import CapacityError
-from tiny_training import CPU, make_model
 
 
 def test_auto_takes_the_cpu_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

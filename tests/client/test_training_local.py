@@ -1,4 +1,4 @@
-"""Local training: determinism, schedules, micro-batches, the proximal term and refusals, on a network small enough to check."""
+"""Local training: determinism, schedules, micro-batches, proximal term, refusals, on a network small to check."""
 
 import dataclasses
 import math
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_training import CPU, FIT, make_data, make_model, make_plan, squared_error
 from torch import Tensor, nn
 
 from client.training import local
@@ -16,7 +17,6 @@ from client.training.batches import batches
 from shared.errors import CapacityError, ProtocolError, UpdateRejected
 from shared.plan import Plan
 from shared.seeds import generator
-from tiny_training import CPU, FIT, make_data, make_model, make_plan, squared_error
 
 
 def run(plan: Plan, model: nn.Module, *, rng_name: str = "train", round_number: int = 1) -> local.Trained:

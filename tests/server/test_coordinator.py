@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_federation import SITES, MemoryFleet, Tamper, coordinate, tiny_plan, tiny_site
 
 from client.workbench import Workbench
 from server.coordinator import Watch
 from server.results import RoundRecord, read_rounds
 from server.rounds import Event, State
-from shared.fixed_point import dequantise
 from shared.errors import RunError
+from shared.fixed_point import dequantise
 from shared.messages import Envelope, Measured, Refusal, Reply, Request, Train, Update, Welcome
 from shared.plan import Plan
-from tiny_federation import SITES, MemoryFleet, Tamper, coordinate, tiny_plan, tiny_site
 
 
 def only_for(site: str, kind: type, change: Tamper) -> Tamper:

@@ -24,7 +24,7 @@ def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
 class MemoryGrid:
     """A Grid in memory: each node answers by its own function, or not at all."""
 
-    def __init__(self, nodes: dict[int, str | Reply | None | Error]) -> None:
+    def __init__(self, nodes: dict[int, str | Reply | Error | None]) -> None:
         self._nodes = nodes
         self._waiting: dict[str, Message] = {}
         self.requests: list[tuple[int, str, Request]] = []

@@ -31,7 +31,7 @@ def raise_case_error() -> None:
 
 
 def test_an_error_from_another_process_arrives_with_its_hint_and_code() -> None:
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        with pytest.raises(errors.CaseError) as caught:
-            pool.submit(raise_case_error).result()
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+    with pool, pytest.raises(errors.CaseError) as caught:
+        pool.submit(raise_case_error).result()
     assert (caught.value.sentence, caught.value.hint, caught.value.code) == ("mask has 3 axes", "give 2", "mask-shape")

@@ -116,7 +116,9 @@ def test_a_modality_table_replaces_stored_values_and_clamps_outside_of_it(tmp_pa
 
 
 @pytest.mark.parametrize("stated", [{}, {"RescaleType": "HU"}], ids=["unstated", "stated"])
-def test_hounsfield_units_keep_their_sign_whatever_they_are_displayed_as(tmp_path: Path, stated: dict[str, str]) -> None:
+def test_hounsfield_units_keep_their_sign_whatever_they_are_displayed_as(
+    tmp_path: Path, stated: dict[str, str]
+) -> None:
     pixels = np.array([[0, 24, 2024]], np.uint16)
     shown = {"PhotometricInterpretation": "MONOCHROME1", "RescaleIntercept": "-1024", **stated}
     assert voxels_of(tmp_path, pixels, **shown).tolist() == [[[-1024.0, -1000.0, 1000.0]]]

@@ -107,7 +107,7 @@ def fingerprint(record: RecordDict) -> dict[str, Any]:
     """Names, types and bytes of a record, for a golden file."""
     arrays = record.get("arrays")
     return {
-        "head": {name: value for name, value in sorted(record["consilium"].items())},  # type: ignore[union-attr]
+        "head": dict(sorted(record["consilium"].items())),  # type: ignore[union-attr]
         "arrays": {
             name: [array.dtype, list(array.shape), array.stype, hashlib.sha256(array.data).hexdigest()]
             for name, array in sorted(arrays.items())

@@ -1,4 +1,4 @@
-"""From a scenario to sites with prepared cases: sources, hospitals broken as a whole, dealing anew, half-written folders."""
+"""From a scenario to sites with prepared cases: sources, broken hospitals, dealing anew, half-written folders."""
 
 import csv
 import dataclasses
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_hospitals import SITES, contents, read_rows, scenario, write_hospitals, write_rows
 
 from client.data.store import Store
 from shared.errors import ScenarioError, SiteDataError
@@ -17,7 +18,6 @@ from simulations.phantom_hospitals import FOUR_HOSPITALS
 from simulations.progress import Silent
 from simulations.scenario import Scenario, load
 from simulations.workers import Pool, Sites, SiteSpec
-from small_hospitals import SITES, contents, read_rows, scenario, write_hospitals, write_rows
 
 TINY_PHANTOMS = ("scenario.source.hospitals=3", "scenario.source.size=tiny")
 
@@ -210,7 +210,7 @@ def test_a_hospital_broken_as_a_whole_becomes_a_site_without_cases_that_says_why
 
 @pytest.mark.slow
 def test_the_demo_s_hospitals_come_with_faults_that_are_quarantined_by_reason(tmp_path: Path) -> None:
-    """Oracle: the fault that each of the demo's hospitals declares; cut short, RLE and raw pixels still have a header."""
+    """Oracle: the faults that the hospitals declare. Of a file cut short, raw pixels still have a header."""
     expected = {
         "north": ["undecodable-pixels"],
         "east": ["mask-shape", "unreadable-dicom"],

@@ -1,17 +1,17 @@
-"""Scenarios: built-in ones all build, files and overrides are read, and whatever is wrong is one sentence with a way out."""
+"""Scenarios: built-in ones build, files and overrides are read, and whatever is wrong is a sentence with a way out."""
 
 import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from small_hospitals import write_scenario
 
 from client.workbench import Workbench
 from shared.errors import ConsiliumError, PlanError, ScenarioError
 from shared.plan import load as load_plan
 from simulations import scenario
 from simulations.scenario import Manifest, Phantoms, load
-from small_hospitals import write_scenario
 
 BUILT_IN = scenario.names()
 

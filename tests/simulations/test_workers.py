@@ -1,4 +1,4 @@
-"""One process or several: the same answers, errors that cross whole, deadlines, and workers that end with their parent."""
+"""One process or several: the same answers, whole errors, deadlines, and workers that end with their parent."""
 
 import dataclasses
 import os
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from small_hospitals import scenario, write_hospitals
 
 from client.workbench import Workbench
 from server.fleet import Fleet
@@ -24,7 +25,6 @@ from simulations.engine import LocalFleet
 from simulations.federation import find_hospitals, prepare_stores
 from simulations.progress import Silent
 from simulations.workers import Pool, Sites, SiteSpec, default_workers
-from small_hospitals import scenario, write_hospitals
 
 SPECS = tuple[SiteSpec, ...]
 
@@ -216,10 +216,11 @@ def test_what_is_open_here_neither_hinders_workers_nor_reaches_them(
 
 def test_an_error_ends_workers_in_the_middle_of_their_work(prepared: tuple[Plan, Path, SPECS], tmp_path: Path) -> None:
     plan, folder, _ = prepared
-    with pytest.raises(PlanError, match="enough"), Pool(Sites(plan, folder), workers=2) as pool:
-        list(pool.each(tell_and_wait, {"slow": (tmp_path / "started",)}, deadline_s=0.0))
-        wait_until((tmp_path / "started").exists)
-        began = time.monotonic()
+    pool = Pool(Sites(plan, folder), workers=2)
+    list(pool.each(tell_and_wait, {"slow": (tmp_path / "started",)}, deadline_s=0.0))
+    wait_until((tmp_path / "started").exists)
+    began = time.monotonic()
+    with pytest.raises(PlanError, match="enough"), pool:
         raise PlanError("enough")
     assert time.monotonic() - began < 30.0
 
@@ -264,7 +265,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, sent: signal.Signals) -> 
     """SIGINT goes to the whole group, as a terminal sends it; SIGKILL to the parent alone."""
     (tmp_path / "parent.py").write_text(PARENT)
     (tmp_path / "plan.toml").write_text(plan_text(tmp_path))
-    command = [sys.executable, tmp_path / "parent.py", tmp_path / "plan.toml"]
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "plan.toml")]
     here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     pipe = subprocess.PIPE
     parent = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, process_group=0, env=here)

@@ -18,9 +18,9 @@ import tomli_w
 from shared.environment import settings
 from shared.seeds import generator
 from simulations import cli
+from simulations.progress import Silent
 from simulations.run import Order
 from simulations.run import run as run_scenario
-from simulations.progress import Silent
 from simulations.scenario import Scenario, load
 
 SITES = {"aachen": 12, "bergen": 12, "coimbra": 12}

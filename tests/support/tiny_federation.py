@@ -1,4 +1,4 @@
-"""Three sites in memory that learn to tell bright from dark squares: a federation that runs in a fraction of a second."""
+"""Three sites in memory that learn to tell bright from dark squares, in a fraction of a second."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path

@@ -1,0 +1,403 @@
+"""A run from images to report: what its folder holds, what it refuses, and that its numbers can be recomputed from it."""
+
+import csv
+import json
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+from small_hospitals import SEGMENTATION, SITES, contents, run, scenario, write_hospitals
+
+from client.workbench import Workbench
+from server.results import read_results, read_rounds
+from server.run_state import ModelFiles
+from shared.errors import ConsiliumError, RunError, ScenarioError
+from shared.evaluation.ranking import EDGES
+from shared.plan import load as load_plan
+from simulations import run as running
+from simulations.progress import Silent
+from simulations.run import Order
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hospitals(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classification run with everything that can be asked for; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("finished")
+    setting = scenario(folder, personalisation__steps=2, personalisation__learning_rate=0.01)
+    order = Order(
+        folder / "run", images, workers=1, baselines=True, save_predictions=True, command="consilium-sim run x"
+    )
+    return running.run(setting, order, Silent())
+
+
+@pytest.fixture(scope="module")
+def segmented(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("segmented")
+    setting = scenario(folder, **SEGMENTATION, training__steps=10)
+    return running.run(setting, Order(folder / "run", images, workers=1, save_predictions=True), Silent())
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def predictions(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def labels_and_scores(rows: list[dict[str, str]]) -> tuple[list[int], list[float]]:
+    return [int(row["label"]) for row in rows], [float(row["score"]) for row in rows]
+
+
+def refusal(order: Order, folder: Path, **changes: Any) -> ConsiliumError:
+    with pytest.raises(ConsiliumError) as refused:
+        running.run(scenario(folder, **changes), order, Silent())
+    return refused.value
+
+
+def test_a_run_folder_holds_everything_that_the_design_lists(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"plan.toml", "results.json", "rounds.jsonl", "journal.sqlite", "checkpoints", "report.html"} <= names
+    assert "predictions.csv" in names
+    assert not [name for name in names if "partial" in name or "pending" in name]
+
+
+def test_the_report_can_be_read_without_a_network(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "<svg" in page
+    assert 'src="http' not in page
+    assert "<link" not in page
+
+
+def test_the_plan_in_the_folder_is_the_plan_that_was_run(finished: Path) -> None:
+    plan = load_plan(finished / "plan.toml")
+    assert plan.digest() == results(finished)["plan_digest"]
+    with sqlite3.connect(finished / "journal.sqlite") as journal:
+        assert journal.execute("select plan_digest from run").fetchone() == (plan.digest(),)
+
+
+def test_results_hold_the_keys_of_the_design(finished: Path) -> None:
+    found = results(finished)
+    assert {"plan_digest", "seed", "versions", "final", "baselines", "privacy", "timing"} <= found.keys()
+    assert found["seed"] == 4
+    assert {"consilium", "flwr", "torch"} <= found["versions"].keys()
+    assert found["final"]["pooled"]["auroc"].keys() == {"value", "low", "high", "n_patients"}
+    assert set(found["final"]["sites"]) == set(SITES)
+    assert found["final"]["worst"]["auroc"]["site"] in SITES
+    assert found["final"]["macro"].keys() == found["final"]["pooled"].keys()
+    assert found["privacy"] == dict.fromkeys(SITES, {"unit": "none"})
+    assert found["timing"]["total_s"] > found["timing"]["local_training_s"] > 0
+    assert found["command"] == "consilium-sim run x"
+    assert set(found["baselines"]["local"]) == set(SITES)
+    assert found["baselines"]["central"]["auroc"]["n_patients"] == found["final"]["pooled"]["auroc"]["n_patients"]
+    assert set(found["personalised"]["sites"]) == set(SITES)
+
+
+def test_results_say_what_each_site_could_use(finished: Path) -> None:
+    assert results(finished)["data"] == dict.fromkeys(SITES, {"cases": 24, "patients": 12, "quarantined": {}})
+
+
+def test_pooled_and_site_metrics_can_be_recomputed_from_predictions_with_scikit_learn(finished: Path) -> None:
+    """Ranks are those of binned scores, to the last digit; the distance from unbinned ones is at most half the ties."""
+    rows, final = predictions(finished), results(finished)["final"]
+    for block, own in [
+        (final["pooled"], rows),
+        *((final["sites"][site], [row for row in rows if row["site"] == site]) for site in SITES),
+    ]:
+        labels, scores = labels_and_scores(own)
+        bins = np.searchsorted(EDGES[1:-1], np.array(scores, np.float32), side="right")
+        positive, negative = (bins[np.array(labels) == label] for label in (1, 0))
+        ties = (positive[:, None] == negative).mean()
+        decided = np.array(scores) >= 0.5
+        assert block["auroc"]["value"] == pytest.approx(roc_auc_score(labels, bins), abs=1e-12)
+        assert abs(block["auroc"]["value"] - roc_auc_score(labels, scores)) <= ties / 2 + 1e-12
+        assert block["average_precision"]["value"] == pytest.approx(average_precision_score(labels, bins), abs=1e-12)
+        assert block["accuracy"]["value"] == pytest.approx((decided == np.array(labels)).mean(), abs=1e-12)
+        assert block["auroc"]["n_patients"] == len({(row["site"], row["patient"]) for row in own})
+
+
+def test_the_mean_and_the_worst_of_sites_follow_from_the_sites(finished: Path) -> None:
+    final = results(finished)["final"]
+    by_site = {site: final["sites"][site]["accuracy"]["value"] for site in SITES}
+    assert final["macro"]["accuracy"] == pytest.approx(np.mean(list(by_site.values())))
+    assert final["worst"]["accuracy"]["value"] == min(by_site.values())
+
+
+def test_predictions_are_of_test_patients_with_their_subgroups(finished: Path) -> None:
+    rows = predictions(finished)
+    assert list(rows[0]) == ["site", "patient", "case", "label", "score", "sex"]
+    assert {row["sex"] for row in rows} == {"f", "m"}
+    assert len({row["case"] for row in rows}) == len(rows)
+    assert len(rows) < 72 / 2
+
+
+def test_dice_can_be_recomputed_from_predictions(segmented: Path) -> None:
+    """Dice is rounded to 2**-20 for each case before it is added up."""
+    rows, final = predictions(segmented), results(segmented)["final"]
+    assert final["pooled"]["dice"]["value"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]), abs=2**-20)
+    for site in SITES:
+        own = [float(row["dice"]) for row in rows if row["site"] == site]
+        assert final["sites"][site]["dice"]["value"] == pytest.approx(np.mean(own), abs=2**-20)
+
+
+def test_the_final_checkpoint_gives_the_predictions(finished: Path, images: Path) -> None:
+    """Oracle: the file that results.json names, loaded into a network of its own, on images prepared anew."""
+    from client.data.manifest import ManifestSettings, read_manifest
+    from client.data.prepare import prepare_case
+    from client.training.inference import scores
+    from simulations.federation import _secret
+
+    plan = load_plan(finished / "plan.toml")
+    bench = Workbench.for_plan(plan)
+    bench.load(ModelFiles(finished, bench.parameters, plan.digest()).load(results(finished)["checkpoint"]))
+    rows = {row["case"]: float(row["score"]) for row in predictions(finished) if row["site"] == "bergen"}
+    files = read_manifest(images, "bergen", ManifestSettings(), _secret(4, "bergen"))
+    cases = [prepare_case(one, plan, bench.task) for one in files if one.case_id in rows]
+    found = {
+        case.case_id: float(score[1]) for case, score in scores(bench.model, cases, bench.task, plan, bench.device)
+    }
+    assert found.keys() == rows.keys()
+    assert found == pytest.approx(rows, abs=1e-6)
+
+
+def test_every_round_is_on_file_with_its_loss_metrics_and_participants(finished: Path) -> None:
+    records = read_rounds(finished / "rounds.jsonl")
+    assert [record.participation.round for record in records] == [1, 2]
+    for record in records:
+        assert record.participation.participants == tuple(sorted(SITES))
+        assert record.loss is not None
+        assert record.metrics is not None
+        assert (finished / "checkpoints" / f"{record.checkpoint}.safetensors").exists()
+
+
+def test_personal_weights_stay_in_the_site_s_own_folder(finished: Path) -> None:
+    kept = {path.relative_to(finished / "sites").parts[0] for path in (finished / "sites").rglob("*.safetensors")}
+    assert kept == set(SITES)
+    assert len(list((finished / "checkpoints").iterdir())) == 3, "the initial model and two rounds"
+
+
+def test_without_asking_there_are_neither_baselines_nor_predictions(
+    segmented: Path, images: Path, tmp_path: Path
+) -> None:
+    bare = run(tmp_path, "run", data=images)
+    assert "baselines" not in results(bare)
+    assert "personalised" not in results(bare)
+    assert not (bare / "predictions.csv").exists()
+    assert "baselines" not in results(segmented)
+
+
+def test_under_release_sum_results_hold_no_site_s_metrics(images: Path, tmp_path: Path) -> None:
+    final = results(run(tmp_path, "run", data=images, evaluation__release="sum"))["final"]
+    assert final["pooled"]["auroc"]["value"] is not None
+    assert (final["sites"], final["macro"], final["worst"]) == ({}, {}, {})
+
+
+def test_another_seed_gives_another_model_and_another_split(images: Path, tmp_path: Path) -> None:
+    one, other = (results(run(tmp_path, f"seed{seed}", data=images, plan__seed=seed)) for seed in (1, 2))
+    assert one["checkpoint"] != other["checkpoint"]
+    assert one["final"]["pooled"]["auroc"] != other["final"]["pooled"]["auroc"]
+
+
+def test_a_folder_that_is_not_empty_is_refused_and_left_as_it_was(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "taken"
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    refused = refusal(Order(out, images, workers=1), tmp_path)
+    assert isinstance(refused, ScenarioError)
+    assert refused.sentence.endswith("is not empty")
+    assert refused.hint == "choose another --out, or say --resume or --overwrite"
+    assert contents(out) == {"thesis.txt": b"mine"}
+
+
+@pytest.mark.parametrize("existing", ["resume", "overwrite"])
+def test_a_folder_that_holds_no_run_is_neither_resumed_nor_cleared(images: Path, tmp_path: Path, existing: str) -> None:
+    out = tmp_path / "taken"
+    out.mkdir()
+    (out / "plan.toml").write_text("a plan of mine")
+    refused = refusal(Order(out, images, workers=1, existing=existing), tmp_path)
+    assert "holds no run" in refused.sentence
+    assert contents(out) == {"plan.toml": b"a plan of mine"}
+
+
+def test_overwriting_starts_anew_and_spares_what_no_run_writes(images: Path, tmp_path: Path) -> None:
+    out = run(tmp_path, "run", data=images, plan__seed=1)
+    (out / "notes.txt").write_text("mine")
+    (out / "predictions.csv").write_text("of the last run")
+    order = Order(out, images, workers=1, existing="overwrite")
+    running.run(scenario(tmp_path, plan__seed=2), order, Silent())
+    assert results(out)["seed"] == 2
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "predictions.csv").exists()
+    assert len(list((out / "checkpoints").iterdir())) == 3
+
+
+def test_resuming_a_finished_run_trains_nothing_and_changes_no_result(images: Path, tmp_path: Path) -> None:
+    out = run(tmp_path, "run", data=images)
+    before, checkpoints = results(out), contents(out / "checkpoints")
+    running.run(scenario(tmp_path), Order(out, images, workers=1, existing="resume"), Silent())
+    after = results(out)
+    assert contents(out / "checkpoints") == checkpoints
+    assert {**after, "timing": None} == {**before, "timing": None}
+    assert len(read_rounds(out / "rounds.jsonl")) == 2
+
+
+def test_resuming_with_another_plan_is_refused_and_the_folder_keeps_its_own(images: Path, tmp_path: Path) -> None:
+    out = run(tmp_path, "run", data=images)
+    before = (out / "plan.toml").read_bytes()
+    refused = refusal(Order(out, images, workers=1, existing="resume"), tmp_path, training__steps=4)
+    assert isinstance(refused, RunError)
+    assert refused.code == "journal-plan"
+    assert (out / "plan.toml").read_bytes() == before
+
+
+def test_resuming_where_nothing_is_yet_begins(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    running.run(scenario(tmp_path), Order(tmp_path / "run", images, workers=1, existing="resume"), Silent())
+    assert read_results(tmp_path / "run").seed == 4
+
+
+class Interrupted(Silent):
+    """Progress that raises ``KeyboardInterrupt`` at a stage, as Ctrl-C would, after some units of it."""
+
+    def __init__(self, label: str, after: int) -> None:
+        self._label, self._after = label, after
+
+    def stage(self, label: str, total: int) -> Any:
+        return super().stage(label, total) if label != self._label else _Counting(self._after)
+
+
+class _Counting:
+    def __init__(self, after: int) -> None:
+        self._left = after
+
+    def __enter__(self) -> Any:
+        return self._advance
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def _advance(self, note: str = "", units: int = 1) -> None:  # noqa: ARG002
+        self._left -= units
+        if self._left < 0:
+            raise KeyboardInterrupt
+
+
+MOMENTS: dict[str, Any] = {"aggregation__method": "fedadam", "aggregation__server_learning_rate": 0.01}
+
+
+@pytest.fixture(scope="module")
+def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run with server moments and baselines."""
+    folder = tmp_path_factory.mktemp("whole")
+    order = Order(folder / "run", images, workers=1, baselines=True)
+    return running.run(scenario(folder, **MOMENTS), order, Silent())
+
+
+@pytest.mark.parametrize(
+    ("label", "after"),
+    [
+        ("reading the manifest", 0),
+        ("preparing cases", 1),
+        *(("federated training", updates) for updates in (0, 2, 3, 4, 5)),
+        ("baselines: alone and pooled", 1),
+    ],
+)
+def test_a_run_interrupted_anywhere_ends_with_the_bytes_of_an_uninterrupted_one(
+    images: Path, whole: Path, tmp_path: Path, label: str, after: int
+) -> None:
+    setting, order = scenario(tmp_path, **MOMENTS), Order(tmp_path / "cut", images, workers=1, baselines=True)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(setting, order, Interrupted(label, after))
+    running.run(setting, replace(order, existing="resume"), Silent())
+    for kept in ("checkpoints", "server-state"):
+        assert contents(order.out / kept) == contents(whole / kept)
+    assert {**results(order.out), "timing": None} == {**results(whole), "timing": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"model__name": "unett"}, "model-unknown"),
+        ({"model__name": "unet"}, "model-output"),
+        ({"plan__task": "detection"}, "plan"),
+        ({"preprocessing__size": [1, 1]}, "model-size"),
+        ({"secure_aggregation__enabled": True}, "not-built"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_before_anything_is_written(
+    images: Path, tmp_path: Path, changes: dict[str, Any], code: str
+) -> None:
+    refused = refusal(Order(tmp_path / "run", images, workers=1), tmp_path, **changes)
+    assert refused.code == code
+    assert refused.hint
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_real_scenario_without_its_images_leaves_no_folder_behind(tmp_path: Path) -> None:
+    refused = refusal(Order(tmp_path / "run", workers=1), tmp_path)
+    assert "needs real images" in refused.sentence
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_engine_is_answered_with_the_nearest(images: Path, tmp_path: Path) -> None:
+    refused = refusal(Order(tmp_path / "run", images, engine="inproces"), tmp_path)
+    assert refused.hint == "did you mean inprocess?"
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_cannot_share_a_folder_at_the_same_time(images: Path, tmp_path: Path) -> None:
+    from server.journal import Journal
+
+    setting = scenario(tmp_path)
+    (tmp_path / "run").mkdir()
+    order = Order(tmp_path / "run", images, workers=1, existing="resume")
+    with (
+        Journal.open_or_create(tmp_path / "run" / "journal.sqlite", setting.plan, lambda: 0.0),
+        pytest.raises(RunError, match="open in another process"),
+    ):
+        running.run(setting, order, Silent())
+
+
+def test_below_quorum_the_run_ends_and_can_go_on_when_the_site_is_repaired(tmp_path: Path) -> None:
+    """The site's trouble is told on the way; its repaired images make another store."""
+    folder = write_hospitals(tmp_path / "images")
+    (folder / "bergen").rename(folder / "elsewhere")
+    told: list[str] = []
+
+    class Listening(Silent):
+        def tell(self, sentence: str) -> None:
+            told.append(sentence)
+
+    order = Order(tmp_path / "run", folder, workers=1)
+    setting = scenario(tmp_path, participation__quorum=3)
+    with pytest.raises(RunError, match="2 sites were admitted, the plan's quorum is 3"):
+        running.run(setting, order, Listening())
+    assert told == [
+        "bergen sits out: this site is empty: 0 usable cases, 24 unusable (24 image-missing)",
+    ]
+    (folder / "elsewhere").rename(folder / "bergen")
+    running.run(setting, replace(order, existing="resume"), Silent())
+    assert read_rounds(tmp_path / "run" / "rounds.jsonl")[-1].participation.participants == tuple(sorted(SITES))
+    assert contents(tmp_path / "run" / "checkpoints") == contents(
+        run(tmp_path, "whole", data=folder, participation__quorum=3) / "checkpoints"
+    )
+
+
+def test_a_site_that_was_refused_is_missing_from_every_round_with_the_reason(tmp_path: Path) -> None:
+    folder = write_hospitals(tmp_path / "images")
+    (folder / "bergen").rename(folder / "elsewhere")
+    out = run(tmp_path, "run", data=folder)
+    found = results(out)
+    assert found["participation"][-1]["missing"] == {"bergen": "empty-site"}
+    assert found["data"]["bergen"] == {"cases": 0, "patients": 0, "quarantined": {"image-missing": 24}}
+    assert set(found["final"]["sites"]) == {"aachen", "coimbra"}
