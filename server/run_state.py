@@ -21,6 +21,8 @@ from server.aggregation.average import RunningMean
 from server.aggregation.methods import ServerState
 from shared import checkpoint
 from shared.arrays import ParameterSchema
+from shared.checkpoint import Checkpoint
+from shared.errors import RunError
 from shared.messages import Vector
 
 CHECKPOINTS = "checkpoints"
@@ -52,8 +54,8 @@ class ModelFiles:
         return checkpoint.save(self.folder / CHECKPOINTS, self.schema.split(weights), said).digest
 
     def load(self, digest: str) -> Vector:
-        """Read a global model back as one flat vector; raises ``ProtocolError`` when it is another plan's."""
-        tensors = checkpoint.load(checkpoint.path_of(self.folder / CHECKPOINTS, digest)).tensors
+        """Read a global model back as one flat vector; raises ``RunError`` when it is damaged or another plan's."""
+        tensors = self._read(CHECKPOINTS, digest).tensors
         return np.concatenate([np.asarray(tensors[name], np.float32).ravel() for name in self.schema.names])
 
     def mean(self, digests: Sequence[str]) -> Vector:
@@ -72,5 +74,16 @@ class ModelFiles:
         """The server optimizer as it was when ``digest`` was written."""
         if not digest:
             return ServerState.start(weights)
-        found = checkpoint.load(checkpoint.path_of(self.folder / SERVER_STATE, digest))
+        found = self._read(SERVER_STATE, digest)
         return ServerState.restore(weights, found.tensors, int(found.metadata["step"]))
+
+    def _read(self, name: str, digest: str) -> Checkpoint:
+        found = checkpoint.load(checkpoint.path_of(self.folder / name, digest))
+        plan = found.metadata.get("plan", "")
+        if plan != self.plan_digest:
+            raise RunError(
+                f"checkpoint {digest[:12]} belongs to plan {plan[:12]}, this is plan {self.plan_digest[:12]}",
+                hint="keep each run in its own folder",
+                code="checkpoint-plan",
+            )
+        return found

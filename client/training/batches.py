@@ -68,7 +68,7 @@ def draw(
     """One training example of a case: target, patch, augmentation."""
     voxels, target = case.voxels, task.target(case)
     spatial = target if task.output == "dense" else None
-    if plan.training.patch and spatial is not None:
+    if plan.training.patch and spatial is not None:  # a plan with patches has a dense task
         voxels, spatial = random_patch(voxels, spatial, plan.training.patch, plan.training.foreground_patches, rng)
     voxels, spatial = augment(voxels, spatial, plan.training.augmentation, rng)
     return voxels, target if spatial is None else spatial

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from shared.errors import CaseError
+from shared.errors import CaseError, PlanError
 from shared.evaluation import classification as counted
 from shared.evaluation.additive import IntArray, Observation, Statistics
 from shared.plan import Plan
@@ -30,7 +30,12 @@ from shared.tasks.task import Metrics, Task
 
 
 def build(plan: Plan) -> Task:
-    """The classification task of ``plan``."""
+    """The classification task of ``plan``; raises ``PlanError`` where it would train on parts of an image."""
+    if plan.training.patch is not None:
+        raise PlanError(
+            f"training.patch = {list(plan.training.patch)} cuts images, but a label belongs to the whole image",
+            hint="remove training.patch; preprocessing.size and preprocessing.crop decide what is seen",
+        )
     classes = plan.data.classes
     return _multilabel(classes) if plan.data.labels == "multilabel" else _exclusive(classes)
 

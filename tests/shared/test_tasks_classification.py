@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.errors import CaseError
+from shared.errors import CaseError, PlanError
 from shared.evaluation.additive import collect
 from shared.plan import from_document
 from shared.preprocessing.image import Case
@@ -184,3 +184,17 @@ def test_one_case_goes_from_logits_to_metrics(task: Task, label: Label) -> None:
 
 def test_both_kinds_count_under_different_definitions() -> None:
     assert len({task.schema.digest() for task in (BINARY, THREE, FINDINGS)}) == 3
+
+
+def test_a_plan_that_trains_on_parts_of_images_is_refused_since_a_label_belongs_to_the_whole() -> None:
+    whole = {
+        "plan": {"name": "lesions", "task": "classification", "rounds": 1},
+        "data": {"modality": "us", "classes": ["benign", "malignant"]},
+        "preprocessing": {"size": [32, 32]},
+        "model": {"name": "cnn"},
+        "privacy": {"unit": "none"},
+    }
+    training = {"steps": 1, "patients_per_step": 1, "learning_rate": 1e-3}
+    assert task_for(from_document({**whole, "training": training})).output == "image"
+    with pytest.raises(PlanError, match=r"training\.patch = \[16, 16\]"):
+        task_for(from_document({**whole, "training": {**training, "patch": [16, 16]}}))
