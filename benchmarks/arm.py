@@ -1,7 +1,7 @@
 """What runs in the process of one arm: ``python benchmarks/arm.py MODULE.FUNCTION '{"argument": value}'``.
 
-The modules of this folder import each other by their own names: Opacus installs a package that is called ``benchmarks``.
-The function's result is printed as the last line of stdout, as JSON.
+The function's result is printed as the last line of stdout, as JSON. The modules of this folder import each other by
+their own names, not as a package: Opacus installs one that is called ``benchmarks``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The hundred hospitals that the training arms share: written as DICOM and prepared once, by the simulator's own code."""
+"""The hospitals that the training arms share: written as DICOM and prepared once, by the simulator's own code."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Promises
   without anything that tunes allocator or threads, which is what a plain PyTorch script gets.
 - Wall time is from start to exit, import of torch included; CPU time and peak memory are the kernel's (``wait4``).
   CPU time includes children that the process waited for, peak memory is the largest of them.
-- An arm that fails or hangs is one ``ArmError`` with the end of what it said, and takes its whole process group with it.
+- An arm that fails or hangs is one ``ArmError`` with the end of what it said; its process group ends with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,13 @@ def ours(environment: Mapping[str, str]) -> dict[str, str]:
     return plain | settings(plain)
 
 
-def run_arm(name: str, environment: Mapping[str, str], deadline_s: float = _DEADLINE_S, /, **arguments: object) -> Ran:
+def run_arm(
+    name: str, environment: Mapping[str, str], arguments: Mapping[str, object], deadline_s: float = _DEADLINE_S
+) -> Ran:
     """Run the arm ``module.function`` of this folder with its arguments in a process of its own."""
     command = [sys.executable, str(HERE / "arm.py"), name, json.dumps(arguments)]
     said, ran = _measured(command, environment, deadline_s)
-    return Ran(json.loads(said.splitlines()[-1]), ran.wall_s, ran.cpu_s, ran.peak_mib)
+    return replace(ran, said=json.loads(said.splitlines()[-1]))
 
 
 def run_command(command: list[str], environment: Mapping[str, str], deadline_s: float = _DEADLINE_S) -> Ran:
@@ -100,10 +102,11 @@ def _why(command: list[str], status: int, said: str) -> str:
     return f"{' '.join(command[1:3])} ended with {status}: {' | '.join(last)}"
 
 
-def interleaved(arms: Mapping[str, Callable[[], Ran]], repeats: int) -> dict[str, list[Ran]]:
-    """Run A B A B ...: neighbours in time see the same machine."""
+def interleaved(arms: Mapping[str, tuple[Callable[[], Ran], int]]) -> dict[str, list[Ran]]:
+    """Run each arm as often as it says, in turns (A B A B ...): neighbours in time see the same machine."""
     runs: dict[str, list[Ran]] = {name: [] for name in arms}
-    for _ in range(repeats):
-        for name, arm in arms.items():
-            runs[name].append(arm())
+    for turn in range(max(repeats for _, repeats in arms.values())):
+        for name, (arm, repeats) in arms.items():
+            if turn < repeats:
+                runs[name].append(arm())
     return runs

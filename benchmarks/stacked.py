@@ -62,7 +62,7 @@ def _loop(work: Work) -> Parameters:
         optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=MOMENTUM)
         for images, targets in zip(work.images[:, site], work.targets[:, site], strict=True):
             optimizer.zero_grad()
-            cross_entropy(model(images), targets).backward()
+            cross_entropy(model(images), targets).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return {name: value.detach() for name, value in stack_module_state(models)[0].items()}
 

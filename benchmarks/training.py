@@ -11,7 +11,6 @@ arm             training loop (``loop_s``)                                      
 ``in_process``  first request to train, to the last round's last line on disk:   as ``bare``; admission, measuring on
                 requests, checks, training, fixed point, exact sums,             validation patients once and on test
                 checkpoints, journal, rounds.jsonl                               patients once, the final model
-``on_ray``      (whole process only)                                             as ``in_process``, and Ray's start
 ==============  ===============================================================  ====================================
 """
 
@@ -84,37 +83,24 @@ def bare(stores: str, sites: int, rounds: int, changes: Sequence[str] = ()) -> R
             total += read_vector(bench.model)
             loss += trained.loss_sum / trained.steps / sites
         weights = (total / sites).astype(np.float32)
-    return _result(Instant.now() - began, loss)
+    return result(Instant.now() - began, loss)
 
 
 def in_process(stores: str, sites: int, rounds: int, workers: int = 1, changes: Sequence[str] = ()) -> Result:
     """The simulator's own engine."""
     plan = federation.plan(rounds, changes)
-    with _setting(plan, workers, stores) as (setup, pool):
+    with setting(plan, workers, stores) as (setup, pool):
         fleet, log = Timed(LocalFleet(pool, federation.specs(stores, sites))), Log()
         Coordinator(setup, fleet, log.watch()).run()
     ended, loss = log.rounds[-1]
     admission, training, (validation, test) = (fleet.spent[kind] for kind in (Hello, Train, Evaluate))
     loop = ended - training[0].began - (validation.ended - validation.began)
-    return _result(loop, loss) | {
+    return result(loop, loss) | {
         "coordinator_s": loop.wall_s - sum(span.waited_s for span in training),
         "admission_s": (admission[0].ended - admission[0].began).wall_s,
         "test_s": (test.ended - test.began).wall_s,
         "largest_worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
     }
-
-
-def on_ray(stores: str, sites: int, rounds: int, changes: Sequence[str] = ()) -> Result:
-    """Flower's own simulation engine, one actor a core, with the same coordinator and sites."""
-    from simulations.ray_engine import run_on_ray
-
-    plan = federation.plan(rounds, changes)
-    with _setting(plan, 1, stores) as (setup, pool):
-        log = Log()
-        began = Instant.now()
-        run_on_ray(setup, log.watch(), pool.sites, federation.specs(stores, sites))
-    ended, loss = log.rounds[-1]
-    return _result(ended - began, loss)
 
 
 @dataclass(frozen=True)
@@ -160,7 +146,7 @@ class Log:
 
 
 @contextmanager
-def _setting(plan: Plan, workers: int, beside: str) -> Iterator[tuple[Setup, Pool]]:
+def setting(plan: Plan, workers: int, beside: str) -> Iterator[tuple[Setup, Pool]]:
     """What ``simulations.run`` sets up for a run, in a folder that goes away, on the disk that the stores are on."""
     with tempfile.TemporaryDirectory(dir=beside) as name:
         folder = Path(name)
@@ -180,5 +166,6 @@ def _warm(bench: Workbench) -> Workbench:
     return bench
 
 
-def _result(taken: Instant, loss: float) -> Result:
+def result(taken: Instant, loss: float) -> Result:
+    """What every training arm says."""
     return {"loop_s": taken.wall_s, "loop_cpu_s": taken.cpu_s, "loss": loss}

@@ -17,8 +17,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from client.data.site_data import SiteData
 from client.training import local
 from client.training.batches import TrainingData
@@ -68,7 +66,7 @@ class Site:
     def answer(self, request: Request) -> Reply:
         """The one reply to ``request``; a ``Refusal`` where it cannot be served."""
         try:
-            self._check(request.envelope)
+            self._check(request)
             return self._serve(request)
         except ConsiliumError as error:
             return Refusal(error.code, error.sentence, error.hint)
@@ -101,8 +99,8 @@ class Site:
             )
         return aggregation.public_weights[self.name]
 
-    def _check(self, envelope: Envelope) -> None:
-        plan = self.workbench.plan
+    def _check(self, request: Request) -> None:
+        envelope, plan = request.envelope, self.workbench.plan
         if envelope.protocol != PROTOCOL:
             raise ProtocolError(
                 f"the coordinator speaks protocol {envelope.protocol}, this site {PROTOCOL}",
@@ -114,7 +112,8 @@ class Site:
                 hint="approve the new plan, or ask the lead which one is meant",
                 code="plan-digest",
             )
-        if not 0 <= envelope.round <= plan.plan.rounds:
+        first = 1 if isinstance(request, Train) else 0
+        if not first <= envelope.round <= plan.plan.rounds:
             raise ProtocolError(f"round {envelope.round} is outside the plan's {plan.plan.rounds} rounds", code="round")
 
     def _train(self, request: Train) -> Update:
@@ -167,8 +166,5 @@ class Site:
         assert self.folder is not None  # noqa: S101 - the caller looked
         kept = self.folder / "personal"
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        checkpoint.save(
-            kept,
-            {"weights": weights.astype(np.float32)},
-            {"plan": envelope.plan_digest, "run": envelope.run, "site": self.name},
-        )
+        said = {"plan": envelope.plan_digest, "run": envelope.run, "site": self.name}
+        checkpoint.save(kept, self.workbench.parameters.split(weights), said)

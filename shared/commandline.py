@@ -20,6 +20,8 @@ import typer.core
 from shared.environment import silence_third_parties
 from shared.errors import ConsiliumError
 
+_INTERRUPTED = 130
+"""What Typer returns for Ctrl-C where it does not end the process itself."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -29,7 +31,7 @@ def run(app: typer.Typer, resume_hint: str = "") -> None:
     # Typer 0.20 escapes the brackets of plain help as if rich would print it.
     typer.core.HAS_RICH = False
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False) or 0
     except ConsiliumError as error:
         fail(error.sentence, error.hint)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -38,12 +40,14 @@ def run(app: typer.Typer, resume_hint: str = "") -> None:
     except click.UsageError as error:
         fail(error.format_message(), f"{error.ctx.command_path} --help" if error.ctx else "", status=2)
     except (KeyboardInterrupt, click.Abort):
-        fail("interrupted", resume_hint)
+        status = _INTERRUPTED
     except OSError as error:
         if error.errno not in _DISK_FULL:
             raise
         fail("the disk is full", "free some space and run the same command again; nothing that was finished is lost")
-    sys.exit(0)
+    if status == _INTERRUPTED:
+        fail("interrupted", resume_hint)
+    sys.exit(status)
 
 
 def fail(sentence: str, hint: str, status: int = 1) -> NoReturn:

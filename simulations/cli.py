@@ -152,9 +152,8 @@ def _show(folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo((folder / RESULTS).read_text(encoding="utf-8"), nl=False)
         return
-    console = Console()
-    console.print(terminal_report(read_run(folder)))
-    console.print(f"report: {folder / 'report.html'}", highlight=False)
+    Console().print(terminal_report(read_run(folder)))
+    typer.echo(f"report: {folder / 'report.html'}", err=True)
 
 
 def main() -> None:

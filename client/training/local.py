@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,22 +136,45 @@ def train(  # noqa: PLR0913 - the five values that determine the result, and the
     received = [parameter.detach().clone() for parameter in _trained(model)] if assignment.proximal_mu else []
     step = _Step(model, task, plan, device)
     loss_sum = 0.0
-    for number, batch in enumerate(prefetched(lambda: batches(data, task, plan, rng), assignment.steps, device)):
-        for group in optimizer.param_groups:
-            group["lr"] = assignment.rate(number)
-        loss = step.gradient(to_device(batch, device, memory_format(device, plan.dimensions)))
-        if not math.isfinite(loss):
-            raise UpdateRejected(
-                f"the loss is {loss} at local step {number + 1} of {assignment.steps}",
-                hint="lower training.learning_rate, or set training.gradient_clip",
-                code="loss-not-finite",
-            )
-        loss_sum += loss
-        _add_proximal_gradient(model, received, assignment.proximal_mu)
-        if plan.training.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(list(_trained(model)), plan.training.gradient_clip)
-        optimizer.step()
+    with _dropout_drawn_from(rng, plan, device):
+        source = prefetched(lambda: batches(data, task, plan, rng), assignment.steps, device)
+        for number, batch in enumerate(source):
+            for group in optimizer.param_groups:
+                group["lr"] = assignment.rate(number)
+            loss = step.gradient(to_device(batch, device, memory_format(device, plan.dimensions)))
+            _require_finite(loss, number, assignment.steps)
+            loss_sum += loss
+            _add_proximal_gradient(model, received, assignment.proximal_mu)
+            if plan.training.gradient_clip is not None:
+                torch.nn.utils.clip_grad_norm_(list(_trained(model)), plan.training.gradient_clip)
+            optimizer.step()
     return Trained(assignment.steps, loss_sum)
+
+
+def _require_finite(loss: float, number: int, steps: int) -> None:
+    if not math.isfinite(loss):
+        raise UpdateRejected(
+            f"the loss is {loss} at local step {number + 1} of {steps}",
+            hint="lower training.learning_rate, or set training.gradient_clip",
+            code="loss-not-finite",
+        )
+
+
+@contextmanager
+def _dropout_drawn_from(rng: np.random.Generator, plan: Plan, device: torch.device) -> Iterator[None]:
+    """Torch's dropout draws from the device's global generator and takes no other: seed it here, then put it back.
+
+    Without dropout nothing is drawn from ``rng``, so that batches are those of a plan that never had any.
+    """
+    if plan.model.dropout == 0:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        seed = int(rng.integers(2**32))
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 class _Step:

@@ -103,7 +103,8 @@ def _contrasts_table(comparison: Comparison, letters: Mapping[str, str]) -> Rich
         found = contrast.difference
         bounds = f"{found.low:+.3f} to {found.high:+.3f}" if math.isfinite(found.low) else ""
         pair = f"{letters[contrast.second]} - {letters[contrast.first]}"
-        table.add_row(*map(Text, (pair, f"{found.value:+.3f}", bounds, f"{found.n_patients} {contrast.method}")))
+        value = f"{found.value:+.3f}" if math.isfinite(found.value) else UNDETERMINED
+        table.add_row(*map(Text, (pair, value, bounds, f"{found.n_patients} {contrast.method}")))
     return table
 
 

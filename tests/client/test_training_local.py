@@ -42,6 +42,30 @@ def test_another_generator_gives_other_weights() -> None:
     assert weights(one).tobytes() != weights(other).tobytes()
 
 
+class WithDropout(nn.Module):
+    """The linear model behind dropout, which draws from torch's global generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, self.dropout = make_model(), nn.Dropout(0.5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.model(self.dropout(images))
+        return found
+
+
+def test_dropout_is_drawn_from_the_given_generator_and_torch_s_own_is_left_alone() -> None:
+    plan = make_plan(model__dropout=0.5)
+    results = []
+    for rng_name in ("train", "train", "elsewhere"):
+        model = WithDropout()
+        before = torch.random.get_rng_state()
+        run(plan, model, rng_name=rng_name)
+        assert torch.equal(torch.random.get_rng_state(), before)
+        results.append(weights(model).tobytes())
+    assert results[0] == results[1] != results[2]
+
+
 def test_training_lowers_the_loss() -> None:
     plan = make_plan(training__steps=60)
     model = make_model()

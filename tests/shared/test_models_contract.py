@@ -65,7 +65,7 @@ def global_draws_unchanged() -> Iterator[None]:
 
 
 def test_the_suite_covers_the_whole_table() -> None:
-    assert len(CHANNELS) == 10
+    assert len(CHANNELS) == 11
     assert CHANNELS.keys() == ARCHITECTURES.keys()
     assert {case.values for case in CASES} == {(name, dimensions) for name in ARCHITECTURES for dimensions in (2, 3)}
 

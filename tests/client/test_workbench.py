@@ -1,0 +1,172 @@
+"""The workbench: a plan's tools set up the same everywhere, and everything impossible about them found before any data."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from client.training import device as devices
+from client.workbench import Workbench
+from shared.arrays import read_vector, schema_of
+from shared.errors import CapacityError, ConsiliumError, ModelError, PlanError, ProtocolError
+from shared.plan import Plan
+from tiny_federation import tiny_plan
+
+
+def refusal(plan: Plan, weights_folder: Path | None = None) -> ConsiliumError:
+    with pytest.raises(ConsiliumError) as refused:
+        Workbench.for_plan(plan, weights_folder)
+    return refused.value
+
+
+def test_two_parties_with_one_plan_start_from_the_same_weights() -> None:
+    one, other = (Workbench.for_plan(tiny_plan()) for _ in range(2))
+    np.testing.assert_array_equal(one.initial_weights(), other.initial_weights())
+    assert one.fingerprint() == other.fingerprint()
+
+
+def test_another_seed_starts_elsewhere() -> None:
+    one, other = (Workbench.for_plan(tiny_plan(plan__seed=seed)).initial_weights() for seed in (1, 2))
+    assert (one != other).any()
+
+
+def test_the_initial_weights_are_the_network_s_parameters_in_their_order() -> None:
+    bench = Workbench.for_plan(tiny_plan())
+    by_hand = torch.cat([parameter.detach().ravel() for parameter in bench.model.parameters()]).numpy()
+    np.testing.assert_array_equal(bench.initial_weights(), by_hand)
+    assert bench.parameters == schema_of(bench.model)
+    assert bench.initial_weights().shape == (bench.parameters.length,)
+
+
+def test_loading_replaces_all_weights_and_leaves_no_trace_of_the_last() -> None:
+    bench = Workbench.for_plan(tiny_plan())
+    start = bench.initial_weights()
+    bench.load(start + np.float32(1))
+    np.testing.assert_array_equal(read_vector(bench.load(start)), start)
+
+
+def test_weights_that_do_not_fit_change_nothing() -> None:
+    bench = Workbench.for_plan(tiny_plan())
+    start = bench.initial_weights()
+    with pytest.raises(ProtocolError, match=f"expected {start.size} float32 weights"):
+        bench.load(start[1:])
+    np.testing.assert_array_equal(bench.initial_weights(), start)
+
+
+def test_the_task_decides_how_many_outputs_the_network_has() -> None:
+    for classes in (["a", "b"], ["a", "b", "c"]):
+        bench = Workbench.for_plan(tiny_plan(data__classes=classes))
+        assert bench.model(torch.zeros(1, 1, 8, 8)).shape == (1, len(classes))
+
+
+def test_the_fingerprint_changes_with_the_network_and_with_what_is_counted() -> None:
+    usual = dict(Workbench.for_plan(tiny_plan()).fingerprint())
+    wider = dict(Workbench.for_plan(tiny_plan(model__channels=[4, 16])).fingerprint())
+    classes = dict(Workbench.for_plan(tiny_plan(data__classes=["a", "b", "c"])).fingerprint())
+    assert {name for name in usual if usual[name] != wider[name]} == {"parameters"}
+    assert {name for name in usual if usual[name] != classes[name]} == {"parameters", "statistics"}
+
+
+def test_learning_rates_and_rounds_do_not_touch_the_fingerprint() -> None:
+    """Two plans that differ in them are told apart by their digests."""
+    one, other = tiny_plan(), tiny_plan(training__learning_rate=0.5, plan__rounds=9)
+    assert Workbench.for_plan(one).fingerprint() == Workbench.for_plan(other).fingerprint()
+    assert one.digest() != other.digest()
+
+
+def test_frozen_parameters_stay_and_do_not_travel() -> None:
+    whole = Workbench.for_plan(tiny_plan())
+    first = whole.parameters.names[0].rsplit(".", 1)[0]
+    bench = Workbench.for_plan(tiny_plan(model__freeze=[first]))
+    assert bench.parameters.length < whole.parameters.length
+    assert not [name for name in bench.parameters.names if name.startswith(first)]
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    bench.load(bench.initial_weights() + np.float32(1))
+    for name, value in bench.model.state_dict().items():
+        assert torch.equal(value, before[name]) == name.startswith(first), name
+
+
+def pretrained(folder: Path) -> tuple[str, str, torch.nn.Module]:
+    """A file of another seed's weights in ``folder``: its name, its digest, and the network they are from."""
+    model = Workbench.for_plan(tiny_plan(plan__seed=99)).model
+    safetensors.torch.save_file(model.state_dict(), folder / "start.safetensors")
+    return "start.safetensors", hashlib.sha256((folder / "start.safetensors").read_bytes()).hexdigest(), model
+
+
+def test_pretrained_weights_are_where_training_starts(tmp_path: Path) -> None:
+    file, digest, model = pretrained(tmp_path)
+    bench = Workbench.for_plan(tiny_plan(model__pretrained={"file": file, "sha256": digest}), tmp_path)
+    np.testing.assert_array_equal(bench.initial_weights(), read_vector(model))
+
+
+def test_pretrained_weights_are_looked_for_in_the_current_folder_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, digest, model = pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    bench = Workbench.for_plan(tiny_plan(model__pretrained={"file": file, "sha256": digest}))
+    np.testing.assert_array_equal(bench.initial_weights(), read_vector(model))
+
+
+def test_pretrained_weights_that_are_not_those_of_the_plan_are_refused(tmp_path: Path) -> None:
+    file, _, _ = pretrained(tmp_path)
+    refused = refusal(tiny_plan(model__pretrained={"file": file, "sha256": "0" * 64}), tmp_path)
+    assert isinstance(refused, ModelError)
+    assert refused.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__name": "cnnn"}, "cnnn"),
+        ({"model__name": "unet"}, "one prediction per image"),
+        ({"plan__task": "classify"}, "classify"),
+        ({"model__channels": [4, 8, 16, 32, 64]}, "each edge to be at least"),
+        ({"model__freeze": ["no-such-layer"]}, "no-such-layer"),
+    ],
+)
+def test_what_cannot_be_built_is_said_in_a_sentence_with_a_hint(changes: dict[str, Any], words: str) -> None:
+    refused = refusal(tiny_plan(**changes))
+    assert isinstance(refused, (ModelError, PlanError))
+    assert words in refused.sentence
+    assert refused.hint
+
+
+def test_a_network_without_anything_to_train_is_refused() -> None:
+    layers = sorted({name.partition(".")[0] for name in Workbench.for_plan(tiny_plan()).parameters.names})
+    assert refusal(tiny_plan(model__freeze=layers)).sentence == "model.freeze leaves no parameter to train"
+
+
+def test_a_network_that_does_not_fit_into_memory_is_refused_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "free_bytes", lambda _device: 2**10)
+    refused = refusal(tiny_plan())
+    assert isinstance(refused, CapacityError)
+    assert "MiB" in refused.sentence
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_asked_for_and_absent_is_no_silent_cpu() -> None:
+    assert refusal(tiny_plan(training__device="cuda")).code == "no-cuda"
+
+
+PATIENT = {"privacy__unit": "patient", "privacy__epsilon": 8.0, "privacy__delta": 1e-4, "privacy__clip_norm": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (PATIENT, 'privacy.unit = "patient"'),
+        ({"secure_aggregation__enabled": True}, "secure_aggregation.enabled = true"),
+        ({"evaluation__release": "dp"}, 'evaluation.release = "dp"'),
+    ],
+)
+def test_a_protection_that_is_promised_and_not_built_stops_training_instead_of_missing_unseen(
+    changes: dict[str, Any], key: str
+) -> None:
+    refused = refusal(tiny_plan(**changes))
+    assert refused.sentence == f"the plan promises {key}, which this version cannot keep yet"
+    assert refused.code == "not-built"

@@ -1,0 +1,179 @@
+"""What counts and what does not: admission, updates and measurements, with a code and no change for everything else."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.workbench import Workbench
+from server.intake import Admission, Intake, Measurements, Updates, judge
+from shared.errors import ProtocolError, UpdateRejected
+from shared.evaluation.additive import Statistics, collect
+from shared.fixed_point import resolution
+from shared.messages import Measured, Refusal, Reply, Update, Welcome
+from shared.preprocessing.image import Case
+from tiny_federation import tiny_plan
+
+PLAN = tiny_plan()
+BENCH = Workbench.for_plan(PLAN)
+FINGERPRINT = BENCH.fingerprint()
+SCHEMA = BENCH.parameters.digest()
+LENGTH = BENCH.parameters.length
+REFUSAL = Refusal("disk", "the disk of this site is broken", "replace it")
+
+
+def update(value: int = 3, **changes: Any) -> Update:
+    usual = Update(np.full(LENGTH, value, np.int32), 32, 1, SCHEMA, 2**20, 4, 2, seconds=0.5)
+    return dataclasses.replace(usual, **changes)
+
+
+def measured(right: int, wrong: int, who: str = "p") -> Measured:
+    observed = []
+    for number in range(right + wrong):
+        label = number % 2
+        sure = label if number < right else 1 - label
+        case = Case(f"{who}{number}", f"{who}{number}", np.zeros((1, 8, 8), np.float32), None, label, (1.0, 1.0))
+        observed.append((case.patient, BENCH.task.observe(np.array([1 - sure, sure], np.float32), case)))
+    return Measured(collect(BENCH.task.schema, observed).flat(), BENCH.task.schema.digest())
+
+
+def updates(**weights: int) -> Updates:
+    return Updates(SCHEMA, LENGTH, PLAN.aggregation.fixed_point, weights or {"aachen": 1, "bergen": 1})
+
+
+def refused(intake: Intake, reply: Reply, site: str = "aachen") -> str:
+    with pytest.raises((ProtocolError, UpdateRejected)) as rejected:
+        intake.take(site, reply)
+    return rejected.value.code
+
+
+def test_a_site_with_our_fingerprint_joins_with_the_weight_it_announces() -> None:
+    admission = Admission(FINGERPRINT)
+    admission.take("aachen", Welcome(FINGERPRINT, 7))
+    assert admission.weights == {"aachen": 7}
+
+
+def test_a_site_that_computes_with_other_versions_stays_outside_with_a_readable_difference() -> None:
+    other = tuple(sorted({**dict(FINGERPRINT), "monai": "0.9", "statistics": "f" * 64}.items()))
+    admission = Admission(FINGERPRINT)
+    with pytest.raises(ProtocolError, match="the site differs in 2 entries: monai: .* here, 0.9 there; statistics: "):
+        admission.take("aachen", Welcome(other, 7))
+    assert admission.weights == {}
+
+
+@pytest.mark.parametrize("weight", [0, -3])
+def test_nobody_joins_without_weight(weight: int) -> None:
+    admission = Admission(FINGERPRINT)
+    assert refused(admission, Welcome(FINGERPRINT, weight)) == "weight"
+    assert admission.weights == {}
+
+
+def test_updates_add_up_by_weight() -> None:
+    intake = updates(aachen=1, bergen=3)
+    intake.take("aachen", update(2))
+    intake.take("bergen", update(6, weight=3))
+    total = intake.total()
+    np.testing.assert_array_equal(total.values, np.full(LENGTH, 2 + 3 * 6))
+    expected = np.full(LENGTH, 5 * resolution(PLAN.aggregation.fixed_point), np.float32)
+    np.testing.assert_array_equal(total.mean(PLAN.aggregation.fixed_point), expected)
+    assert (total.weight, total.steps, total.saturated) == (4, 8, 4)
+    assert intake.training_s == 1.0
+
+
+@pytest.mark.parametrize(
+    ("site", "changes", "code"),
+    [
+        ("aachen", {"weight": 2}, "update-weight"),
+        ("aachen", {"weight": 0}, "update-weight"),
+        ("dublin", {}, "update-weight"),
+        ("aachen", {"schema": "0" * 64}, "update-schema"),
+        ("aachen", {"values": np.zeros(LENGTH - 1, np.int32)}, "update-length"),
+        ("aachen", {"bits": 16}, "update-schema"),
+    ],
+)
+def test_an_update_that_is_not_what_was_agreed_leaves_the_sum_as_it_was(
+    site: str, changes: dict[str, Any], code: str
+) -> None:
+    intake = updates()
+    intake.take("bergen", update(5))
+    found = refused(intake, update(**changes), site)
+    assert found == code
+    np.testing.assert_array_equal(intake.total().values, np.full(LENGTH, 5))
+    assert intake.training_s == 0.5, "the rejected update's seconds do not count either"
+
+
+def test_measurements_of_sites_add_up_to_the_metric_of_all_cases() -> None:
+    intake = Measurements(BENCH.task.schema, "site")
+    intake.take("aachen", measured(3, 1, "a"))
+    intake.take("bergen", measured(2, 4, "b"))
+    block: Any = intake.result().block(BENCH.task)
+    assert block["pooled"]["accuracy"]["value"] == 5 / 10
+    assert block["sites"]["aachen"]["accuracy"]["value"] == 3 / 4
+    assert block["macro"]["accuracy"] == pytest.approx((3 / 4 + 2 / 6) / 2)
+    assert block["worst"]["accuracy"]["site"] == "bergen"
+
+
+@pytest.mark.parametrize("release", ["sum", "dp"])
+def test_where_only_sums_are_released_no_site_s_statistics_are_kept(release: str) -> None:
+    intake = Measurements(BENCH.task.schema, release)
+    intake.take("aachen", measured(3, 1))
+    assert intake.result().sites == {}
+    assert intake.result().pooled.total()["cases"] == 4
+
+
+def test_measurements_of_nobody_are_zero() -> None:
+    result = Measurements(BENCH.task.schema, "site").result()
+    assert not result.pooled.flat().any()
+    assert result.sites == {}
+
+
+def test_statistics_of_another_definition_do_not_count() -> None:
+    intake = Measurements(BENCH.task.schema, "site")
+    foreign = dataclasses.replace(measured(3, 1), schema="0" * 64)
+    assert refused(intake, foreign) == "statistics-schema"
+    assert intake.result().sites == {}
+    np.testing.assert_array_equal(intake.result().pooled.flat(), Statistics.zero(BENCH.task.schema).flat())
+
+
+def intakes() -> dict[str, Intake]:
+    return {
+        "admission": Admission(FINGERPRINT),
+        "updates": updates(),
+        "measurements": Measurements(BENCH.task.schema, "sum"),
+    }
+
+
+ANSWERS: dict[str, Reply] = {
+    "admission": Welcome(FINGERPRINT, 1),
+    "updates": update(),
+    "measurements": measured(1, 1),
+}
+
+
+@pytest.mark.parametrize("phase", sorted(ANSWERS))
+def test_the_answer_to_the_question_counts(phase: str) -> None:
+    assert judge(intakes()[phase], "aachen", ANSWERS[phase]) == ("", "")
+
+
+@pytest.mark.parametrize("phase", sorted(ANSWERS))
+@pytest.mark.parametrize("answered", sorted(ANSWERS))
+def test_an_answer_to_another_question_never_counts(phase: str, answered: str) -> None:
+    if phase != answered:
+        code, sentence = judge(intakes()[phase], "aachen", ANSWERS[answered])
+        assert code == "kind"
+        assert sentence.startswith("expected ")
+
+
+@pytest.mark.parametrize("phase", sorted(ANSWERS))
+def test_a_refusal_never_counts_and_keeps_the_site_s_own_code_and_words(phase: str) -> None:
+    assert judge(intakes()[phase], "aachen", REFUSAL) == ("disk", "the disk of this site is broken")
+
+
+def test_a_defect_of_ours_is_not_taken_for_a_bad_reply() -> None:
+    class Broken:
+        def take(self, site: str, reply: Reply) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        judge(Broken(), "aachen", REFUSAL)
