@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from client.data.cache import prepared_store
 from client.data.case_files import CaseFiles, Quarantined
 from client.data.dicom_folder import read_dicom_folder
 from client.data.manifest import ManifestSettings, read_manifest, sites_in_manifest
+from client.data.site_data import load_site_data
 from shared import tasks
 from shared.errors import ScenarioError, SiteDataError
 from shared.plan import Plan
@@ -31,6 +34,9 @@ from simulations.phantoms import write_hospitals
 from simulations.progress import Stages
 from simulations.scenario import Manifest, Phantoms, Scenario
 from simulations.workers import Pool, Sites, SiteSpec
+
+_NAMED = 4
+"""Sites that share a remark are named up to this many, and counted beyond."""
 
 HOSPITALS, STORES = "hospitals", "stores"
 """Folders of a run: synthetic hospitals as they were written, and prepared cases by site."""
@@ -78,6 +84,8 @@ def find_hospitals(
         folder = _folder(data, scenario)
         jobs = {site: (site, source, folder) for site in sites_in_manifest(folder)}
         found = _in_order(pool, _real, jobs, "reading the manifest", stages)
+    if not found:
+        raise SiteDataError("the manifest has no row below its header", hint="write one for each image", code="no-site")
     return _dealt(found, scenario)
 
 
@@ -178,3 +186,20 @@ def prepare_stores(found: tuple[Hospital, ...], out: Path, pool: Pool, stages: S
 def _prepare(sites: Sites, hospital: Hospital, folder: Path) -> Path:
     task = tasks.task_for(sites.plan)
     return prepared_store(folder, hospital.files, sites.plan, task, unusable=hospital.unusable).folder
+
+
+def remarks(sites: Sites, specs: tuple[SiteSpec, ...]) -> Iterator[str]:
+    """What is odd about sites that take part, in sentences; a site that sits out says why by itself."""
+    odd: dict[str, list[str]] = defaultdict(list)
+    for spec in specs:
+        with suppress(SiteDataError):
+            data = load_site_data(sites.store(spec), sites.plan, spec.name)
+            reasons = Counter(one.code for one in data.quarantined)
+            if reasons:
+                listed = sum(map(len, (data.train, data.validation, data.test, data.quarantined)))
+                said = ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
+                yield f"{spec.name}: {reasons.total()} of {listed} cases set aside ({said})"
+            for note in data.notes:
+                odd[note].append(spec.name)
+    for note, names in odd.items():
+        yield f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} sites'}: {note}"

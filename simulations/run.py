@@ -37,7 +37,7 @@ from shared.plan_errors import suggest
 from simulations import baselines
 from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
-from simulations.federation import HOSPITALS, STORES, find_hospitals, prepare_stores, require_source
+from simulations.federation import HOSPITALS, STORES, find_hospitals, prepare_stores, remarks, require_source
 from simulations.progress import Advance, Stages
 from simulations.scenario import Phantoms, Scenario
 from simulations.workers import OWN, Pool, Sites, SiteSpec, default_workers
@@ -103,6 +103,8 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
         with Pool(sites, order.workers or default_workers(sites.workbench.device)) as pool:
             hospitals = find_hospitals(scenario, order.data, order.out, pool, stages)
             specs = prepare_stores(hospitals, order.out, pool, stages)
+            for remark in remarks(sites, specs):
+                stages.tell(remark)
             running = _Running(scenario, order, pool, specs, stages, initial)
             _report(running, _federate(running, journal), began)
     return order.out
@@ -158,18 +160,14 @@ def _federate(running: _Running, journal: Journal) -> Outcome:
         try:
             return ENGINES[order.engine](setup, _watch(advance, bench.task.headline), running.pool, running.specs)
         finally:
-            for site, sentence in _refused(journal).items():
+            for site, sentence in _troubles(journal).items():
                 running.stages.tell(f"{site} sits out: {sentence}")
 
 
-def _refused(journal: Journal) -> dict[str, str]:
-    """What sites said that were not admitted when this run was last started."""
-    said: dict[str, str] = {}
-    for row in (entry.row for entry in journal.events() if entry.row.phase == Phase.ADMITTING.value):
-        said.pop(row.site, None)
-        if row.kind == Kind.FAILED.value:
-            said[row.site] = row.sentence
-    return said
+def _troubles(journal: Journal) -> dict[str, str]:
+    """The last word of each site that was a refusal, or an answer that did not count."""
+    last = {entry.row.site: entry.row for entry in journal.events()}
+    return {site: row.sentence for site, row in sorted(last.items()) if row.kind == Kind.FAILED.value}
 
 
 def _watch(advance: Advance, headline: str) -> Watch:

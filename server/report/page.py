@@ -164,8 +164,8 @@ def _line(metric: str, name: str, points: Sequence[tuple[int, Any]]) -> figures.
 
 
 def _sites_figure(run: Run) -> Figure:
-    sites, own = sites_of(run.results.final), sites_of(run.results.personalised)
-    rows = [_site_row(site, sites, own, run.headline) for site in _weakest_last(run, list(sites))]
+    sites = sites_of(run.results.final)
+    rows = [_site_row(run, site) for site in _weakest_last(run, list(sites))]
     drawing = figures.dot_chart("sites", run.headline, rows[-figures.MOST_NAMED_ROWS :], run.pooled)
     caption = "On each site's own test patients. Dashed: the shared model on all patients."
     if len(rows) > figures.MOST_NAMED_ROWS:
@@ -173,10 +173,15 @@ def _sites_figure(run: Run) -> Figure:
     return _figure(f"{label(run.headline)} by site", drawing, caption, {kind for row in rows for kind, _ in row.marks})
 
 
-def _site_row(site: str, sites: Any, own: Any, metric: str) -> figures.Row:  # noqa: ANN401 - parsed JSON
-    marks: list[tuple[Kind, Any]] = [("federation", measure(sites[site].get(metric)))]
-    if site in own:
-        marks.append(("personalised", measure(own[site].get(metric))))
+def _site_row(run: Run, site: str) -> figures.Row:
+    """One site's own test patients: the shared model, the fine-tuned one, and the one trained there alone."""
+    alone = run.results.baselines.get("at_home", {}).get(site, {}).get("local")
+    kinds: tuple[tuple[Kind, Any], ...] = (
+        ("federation", sites_of(run.results.final)[site]),
+        ("personalised", sites_of(run.results.personalised).get(site)),
+        ("local", alone),
+    )
+    marks = ((kind, measure(metrics.get(run.headline))) for kind, metrics in kinds if metrics is not None)
     return figures.Row(site, tuple(marks))
 
 
