@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiny_federation import tiny_data, tiny_plan, tiny_site
 
 from client.data.site_data import SiteData
 from client.site import Site
@@ -39,7 +40,6 @@ from shared.plan import Plan
 from shared.seeds import generator
 from shared.tasks import TASKS
 from shared.tasks.task import Task
-from tiny_federation import tiny_data, tiny_plan, tiny_site
 
 PERSONAL: dict[str, Any] = {"personalisation__steps": 3, "personalisation__learning_rate": 0.01}
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score
+from tiny_federation import tiny_cases, tiny_plan
 
 from client.training import inference
 from client.training.inference import predictions, scores, statistics
 from client.workbench import Workbench
 from shared.plan import Plan
 from shared.preprocessing.image import Case
-from tiny_federation import tiny_cases, tiny_plan
 
 CASES = tiny_cases("aachen", 20, "measured")
 

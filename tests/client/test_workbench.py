@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from tiny_federation import tiny_plan
 
 from client.training import device as devices
 from client.workbench import Workbench
 from shared.arrays import read_vector, schema_of
 from shared.errors import CapacityError, ConsiliumError, ModelError, PlanError, ProtocolError
 from shared.plan import Plan
-from tiny_federation import tiny_plan
 
 
 def refusal(plan: Plan, weights_folder: Path | None = None) -> ConsiliumError:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiny_federation import tiny_plan
 
 from client.workbench import Workbench
 from server.intake import Admission, Intake, Measurements, Updates, judge
@@ -13,7 +14,6 @@ from shared.evaluation.additive import Statistics, collect
 from shared.fixed_point import resolution
 from shared.messages import Measured, Refusal, Reply, Update, Welcome
 from shared.preprocessing.image import Case
-from tiny_federation import tiny_plan
 
 PLAN = tiny_plan()
 BENCH = Workbench.for_plan(PLAN)

@@ -10,6 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from report_runs import (
+    PLAN_TEXT,
+    PRIVATE,
+    SITES,
+    SUMS_ONLY,
+    overlap,
+    private_results,
+    results,
+    sums_only_results,
+    write_dice,
+    write_run,
+)
 from rich.console import Console, RenderableType
 
 from server.report.compare import (
@@ -26,18 +38,6 @@ from server.report.terminal import comparison_tables, rich_table, terminal_repor
 from server.results import PREDICTIONS
 from shared.errors import RunError
 from shared.plan import parse
-from tests.server.report_runs import (
-    PLAN_TEXT,
-    PRIVATE,
-    SITES,
-    SUMS_ONLY,
-    overlap,
-    private_results,
-    results,
-    sums_only_results,
-    write_dice,
-    write_run,
-)
 
 LONGER = PLAN_TEXT.replace("steps = 20", "steps = 40").replace("seed = 7", "seed = 8")
 

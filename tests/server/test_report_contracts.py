@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from report_runs import PLAN_TEXT, results, write_run
 
 from server.report import tables
 from server.report.compare import compare
@@ -22,7 +23,6 @@ from shared.plan import parse
 from shared.preprocessing.image import Case
 from shared.tasks import task_for
 from shared.tasks.task import Task
-from tests.server.report_runs import PLAN_TEXT, results, write_run
 
 SITES = {"north": 30, "south": 18, "west": 12}
 CLASSIFICATION = PLAN_TEXT.replace('"segmentation"', '"classification"').replace('"fundus"', '"us"')

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Picture
+from report_runs import attendance, phantoms
 
 from server.report import examples, figures, svg
 from server.report.figures import Line, Row, apart, attendance_chart, dot_chart, line_chart, runs_of
 from server.report.metrics import Measure
 from server.results import Participation
-from tests.server.report_runs import attendance, phantoms
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ("dots", "lines", "bars", "phantom")

@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from server.report import arms, tables
-from server.report.metrics import NAMES, Measure, duration, interval, label, meaning, measure, number, ordered
-from server.report.run import Run, read_run, sites_of
-from server.results import Participation, Results, RoundRecord, append_round
-from shared.errors import PlanError, RunError
-from shared.plan import parse
-from tests.server.report_runs import (
+from report_runs import (
     ALONE,
     PLAN_TEXT,
     PRIVATE,
@@ -27,6 +20,13 @@ from tests.server.report_runs import (
     sums_only_results,
     write_run,
 )
+
+from server.report import arms, tables
+from server.report.metrics import NAMES, Measure, duration, interval, label, meaning, measure, number, ordered
+from server.report.run import Run, read_run, sites_of
+from server.results import Participation, Results, RoundRecord, append_round
+from shared.errors import PlanError, RunError
+from shared.plan import parse
 
 CLASSES = PLAN_TEXT.replace('["background", "vessel"]', '["background", "optic-disc", "vessel"]')
 

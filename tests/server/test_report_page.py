@@ -14,13 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from server.report.page import REPORT, render, write_report
-from server.report.run import Run, read_run
-from server.results import RESULTS, ROUNDS, Participation, Results, RoundRecord, SiteData, Timing, append_round
-from shared.errors import RunError
-from shared.plan import parse
-from tests.server.report_runs import (
+from report_runs import (
     PLAN_TEXT,
     PRIVATE,
     SITES,
@@ -34,6 +28,12 @@ from tests.server.report_runs import (
     sums_only_results,
     write_run,
 )
+
+from server.report.page import REPORT, render, write_report
+from server.report.run import Run, read_run
+from server.results import RESULTS, ROUNDS, Participation, Results, RoundRecord, SiteData, Timing, append_round
+from shared.errors import RunError
+from shared.plan import parse
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "br", "img", "hr", "input", "link"}
@@ -575,3 +575,14 @@ def test_the_page_never_scrolls_sideways_and_its_text_stays_readable(
     assert layout["width"] <= width
     assert layout["height"] > 1000
     assert layout["text"] >= 10
+
+
+def test_a_site_that_was_also_trained_alone_shows_that_model_on_its_own_patients() -> None:
+    found = results()
+    home = {site: {"local": overlap(0.711 + 0.01 * number, 0.02, 10)} for number, site in enumerate(SITES)}
+    page = rendered(replace(found, baselines={**found.baselines, "at_home": home}))
+    figure = figure_of(page, "Dice by site")
+    assert [item.attributes["class"] for item in figure.all("i")] == ["federation", "personalised", "local"]
+    said = figure.all("svg")[0].attributes["aria-label"]
+    assert said.count("local 0.711") == 1
+    assert said.count("local ") == 4

@@ -4,12 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from report_runs import PLAN_TEXT, PRIVATE, SUMS_ONLY, private_results, results, sums_only_results
 
 from server.report import words
 from server.report.run import Run
 from server.results import Participation, Results
 from shared.plan import parse
-from tests.server.report_runs import PLAN_TEXT, PRIVATE, SUMS_ONLY, private_results, results, sums_only_results
 
 NBSP = "\N{NO-BREAK SPACE}"
 DASH = "\N{EN DASH}"

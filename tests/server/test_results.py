@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from report_runs import SITES, attendance, records, results
 
 from server.results import (
     PREDICTIONS,
@@ -33,7 +34,6 @@ from server.results import (
     write_results,
 )
 from shared.errors import RunError
-from tests.server.report_runs import SITES, attendance, records, results
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 TREES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner), max_leaves=12)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from tiny_federation import tiny_plan
 
 from client.workbench import Workbench
 from server.aggregation.methods import METHODS, ServerState
@@ -15,7 +16,6 @@ from shared.checkpoint import PARTIAL
 from shared.errors import RunError
 from shared.messages import Vector
 from shared.plan import Plan
-from tiny_federation import tiny_plan
 
 PLAN = tiny_plan()
 BENCH = Workbench.for_plan(PLAN)

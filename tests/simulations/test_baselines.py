@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tiny_federation import SITES, tiny_data, tiny_plan
 from torch import Tensor
 
 from client.data.site_data import SiteData
@@ -29,7 +30,6 @@ from simulations import baselines
 from simulations.baselines import CENTRAL, Baselines, baseline_block, pooled, run_baselines, train_and_measure
 from simulations.progress import Silent
 from simulations.workers import Pool, Sites, SiteSpec
-from tiny_federation import SITES, tiny_data, tiny_plan
 
 SPECS = tuple(SiteSpec(name, Path("nowhere")) for name in SITES)
 PLAN = tiny_plan(plan__rounds=3, training__steps=4, training__patients_per_step=4, training__warmup_rounds=1)
@@ -122,7 +122,7 @@ def test_run_baselines_gives_each_arm_its_documented_steps(tmp_path: Path, monke
     asked: dict[str, tuple[list[str], int]] = {}
     pool = Pool(memory_sites(PLAN, tmp_path), workers=1)
 
-    def note(  # noqa: PLR0917
+    def note(
         sites: Sites, name: str, own: tuple[SiteSpec, ...], everywhere: tuple[SiteSpec, ...], start: Any, steps: int
     ) -> dict[str, Statistics]:
         asked[name] = ([spec.name for spec in own], steps)

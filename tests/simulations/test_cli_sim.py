@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_hospitals import Said, contents, sim, write_hospitals, write_scenario
 
 from server.results import read_rounds
 from simulations import scenario
-from small_hospitals import Said, contents, sim, write_hospitals, write_scenario
 
 COMMANDS = ["run", "baselines", "compare", "phantoms", "scenarios"]
 Capsys = pytest.CaptureFixture[str]

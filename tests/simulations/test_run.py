@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
-from small_hospitals import SEGMENTATION, SITES, contents, run, scenario, write_hospitals
+from small_hospitals import SEED, SEGMENTATION, SITES, Interrupted, contents, run, scenario, write_hospitals
 
 from client.workbench import Workbench
 from server.results import read_results, read_rounds
@@ -90,7 +90,7 @@ def test_the_plan_in_the_folder_is_the_plan_that_was_run(finished: Path) -> None
 def test_results_hold_the_keys_of_the_design(finished: Path) -> None:
     found = results(finished)
     assert {"plan_digest", "seed", "versions", "final", "baselines", "privacy", "timing"} <= found.keys()
-    assert found["seed"] == 4
+    assert found["seed"] == SEED
     assert {"consilium", "flwr", "torch"} <= found["versions"].keys()
     assert found["final"]["pooled"]["auroc"].keys() == {"value", "low", "high", "n_patients"}
     assert set(found["final"]["sites"]) == set(SITES)
@@ -162,7 +162,7 @@ def test_the_final_checkpoint_gives_the_predictions(finished: Path, images: Path
     bench = Workbench.for_plan(plan)
     bench.load(ModelFiles(finished, bench.parameters, plan.digest()).load(results(finished)["checkpoint"]))
     rows = {row["case"]: float(row["score"]) for row in predictions(finished) if row["site"] == "bergen"}
-    files = read_manifest(images, "bergen", ManifestSettings(), _secret(4, "bergen"))
+    files = read_manifest(images, "bergen", ManifestSettings(), _secret(SEED, "bergen"))
     cases = [prepare_case(one, plan, bench.task) for one in files if one.case_id in rows]
     found = {
         case.case_id: float(score[1]) for case, score in scores(bench.model, cases, bench.task, plan, bench.device)
@@ -264,32 +264,7 @@ def test_resuming_with_another_plan_is_refused_and_the_folder_keeps_its_own(imag
 def test_resuming_where_nothing_is_yet_begins(images: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     running.run(scenario(tmp_path), Order(tmp_path / "run", images, workers=1, existing="resume"), Silent())
-    assert read_results(tmp_path / "run").seed == 4
-
-
-class Interrupted(Silent):
-    """Progress that raises ``KeyboardInterrupt`` at a stage, as Ctrl-C would, after some units of it."""
-
-    def __init__(self, label: str, after: int) -> None:
-        self._label, self._after = label, after
-
-    def stage(self, label: str, total: int) -> Any:
-        return super().stage(label, total) if label != self._label else _Counting(self._after)
-
-
-class _Counting:
-    def __init__(self, after: int) -> None:
-        self._left = after
-
-    def __enter__(self) -> Any:
-        return self._advance
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def _advance(self, note: str = "", units: int = 1) -> None:  # noqa: ARG002
-        self._left -= units
-        if self._left < 0:
-            raise KeyboardInterrupt
+    assert read_results(tmp_path / "run").seed == SEED
 
 
 MOMENTS: dict[str, Any] = {"aggregation__method": "fedadam", "aggregation__server_learning_rate": 0.01}

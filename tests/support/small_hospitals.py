@@ -4,7 +4,8 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ import tomli_w
 from shared.environment import settings
 from shared.seeds import generator
 from simulations import cli
-from simulations.progress import Silent
+from simulations.progress import Advance, Silent
 from simulations.run import Order
 from simulations.run import run as run_scenario
 from simulations.scenario import Scenario, load
 
 SITES = {"aachen": 12, "bergen": 12, "coimbra": 12}
 EDGE = 16
+SEED = 20
+"""Under it every site has patients of both classes in every split."""
 COLUMNS = ("site", "patient", "image", "mask", "label", "sex")
 
 
@@ -87,7 +90,7 @@ def document(**changes: Any) -> dict[str, Any]:
             "title": "Bright and dark squares",
             "source": {"kind": "manifest", "subgroup_columns": ["sex"]},
         },
-        "plan": {"name": "squares", "task": "classification", "rounds": 2, "seed": 4},
+        "plan": {"name": "squares", "task": "classification", "rounds": 2, "seed": SEED},
         "data": {"modality": "other", "classes": ["dark", "bright"], "train_fraction": 0.5},
         "preprocessing": {"size": [EDGE, EDGE]},
         "model": {"name": "cnn", "channels": [4, 8], "norm": "group"},
@@ -151,6 +154,22 @@ def start_sim(*arguments: object) -> subprocess.Popen[str]:
         text=True,
         process_group=0,
     )
+
+
+class Interrupted(Silent):
+    """Progress that raises ``KeyboardInterrupt`` after some units of one stage, as Ctrl-C would."""
+
+    def __init__(self, label: str, after: int) -> None:
+        self._label, self._left = label, after
+
+    @contextmanager
+    def stage(self, label: str, total: int) -> Iterator[Advance]:  # noqa: ARG002
+        def advance(note: str = "", units: int = 1) -> None:  # noqa: ARG001
+            self._left -= units if label == self._label else 0
+            if self._left < 0:
+                raise KeyboardInterrupt
+
+        yield advance
 
 
 def contents(folder: Path) -> dict[str, bytes]:
