@@ -83,7 +83,8 @@ class Bench:
 def same_work(runs: dict[str, list[Ran]]) -> dict[str, list[Ran]]:
     """The runs, if all arms trained the same models: times of different work cannot be compared."""
     losses = [ran.said["loss"] for done in runs.values() for ran in done]
-    if not max(losses) - min(losses) <= _SAME_LOSS:
+    # Written so that NaN, which fails every comparison, does not pass.
+    if not all(abs(loss - losses[0]) <= _SAME_LOSS for loss in losses):
         raise ArmError(f"the arms did not train the same: losses from {min(losses):.6f} to {max(losses):.6f}")
     return runs
 

@@ -14,6 +14,12 @@ from shared.environment import THREADS
 
 _WEIGHT = 30
 """Training patients of a small site, where ``aggregation.weights`` is "patients"."""
+_SHAPES = {
+    "cnn, 8 images of 32²": ("hundred-sites", 32),
+    "cnn, 8 images of 64²": ("hundred-sites", 64),
+    "U-Net, 8 images of 96²": ("demo", 96),
+}
+"""Scenario and edge length of the steps that are timed."""
 
 
 def aggregation(bench: Bench) -> Iterator[Row]:
@@ -35,14 +41,13 @@ def aggregation(bench: Bench) -> Iterator[Row]:
 def steps(bench: Bench) -> Iterator[Row]:
     """Single steps: what the allocator's settings and what making batches take of them."""
     one_thread = default(bench.environment) | THREADS
-    shapes = (("hundred-sites", 32, "cnn, 32²"), ("hundred-sites", 64, "cnn, 64²"), ("demo", 96, "U-Net, 96²"))
-    for scenario, edge, label in shapes:
-        work = {"scenario": scenario, "edge": edge, "steps": bench.scale.steps, "repeats": bench.scale.repeats}
-        tuned = bench.tuned("micro.step", **work)().said
-        plain = run_arm("micro.step", one_thread, work).said
-        slower = ratios(plain["train_s"], tuned["train_s"])
-        yield Row(f"step of {label}: default allocator", "our settings, one thread both", "x", slower)
-        yield Row(f"step of {label}: making the batch", "step", "%", percent(tuned["batches_s"], tuned["train_s"]))
+    work = {"shapes": list(_SHAPES.values()), "steps": bench.scale.steps, "repeats": bench.scale.repeats}
+    tuned = bench.tuned("micro.steps", **work)().said
+    plain = run_arm("micro.steps", one_thread, work).said
+    for number, label in enumerate(_SHAPES):
+        ours_s, plain_s, batches_s = tuned["train_s"][number], plain["train_s"][number], tuned["batches_s"][number]
+        yield Row(f"step of {label}: default allocator", "our settings, one thread both", "x", ratios(plain_s, ours_s))
+        yield Row(f"step of {label}: making the batch", "step", "%", percent(batches_s, ours_s))
 
 
 def stacked(bench: Bench) -> Iterator[Row]:

@@ -79,11 +79,17 @@ def journal(beside: str, lines: int) -> Turns:
         }
 
 
+def steps(shapes: Sequence[tuple[str, int]], steps: int, repeats: int) -> dict[str, list[list[float]]]:
+    """``step`` of each (scenario, edge) of ``shapes``."""
+    turns = [step(scenario, edge, steps, repeats) for scenario, edge in shapes]
+    return {way: [one[way] for one in turns] for way in ("train_s", "batches_s")}
+
+
 def step(scenario: str, edge: int, steps: int, repeats: int) -> Turns:
     """Seconds of one step of a scenario on images of ``edge`` squared: training whole, and its batches alone."""
     plan = load(scenario, (f"preprocessing.size=[{edge},{edge}]",)).plan
-    bench, data = Workbench.for_plan(plan), TrainingData(_images(plan, 4 * plan.training.patients_per_step), ())
-    data = TrainingData(data.cases, tuple((position,) for position in range(len(data.cases))))
+    cases = _images(plan, 4 * plan.training.patients_per_step)
+    bench, data = Workbench.for_plan(plan), TrainingData(cases, tuple((position,) for position in range(len(cases))))
 
     def train() -> None:
         assignment = local.Assignment(steps, lambda _: _RATE)

@@ -28,7 +28,6 @@ from shared.environment import settings
 HERE = Path(__file__).resolve().parent
 _TUNING = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "GOMP_", "NUMEXPR_")
 _DEADLINE_S = 600.0
-_LINES_OF_AN_ERROR = 3
 
 
 class ArmError(RuntimeError):
@@ -68,16 +67,16 @@ def run_arm(
 ) -> Ran:
     """Run the arm ``module.function`` of this folder with its arguments in a process of its own."""
     command = [sys.executable, str(HERE / "arm.py"), name, json.dumps(arguments)]
-    said, ran = _measured(command, environment, deadline_s)
+    said, ran = _measured(name, command, environment, deadline_s)
     return replace(ran, said=json.loads(said.splitlines()[-1]))
 
 
 def run_command(command: list[str], environment: Mapping[str, str], deadline_s: float = _DEADLINE_S) -> Ran:
     """Measure any command; what it prints is dropped."""
-    return _measured(command, environment, deadline_s)[1]
+    return _measured(Path(command[0]).name, command, environment, deadline_s)[1]
 
 
-def _measured(command: list[str], environment: Mapping[str, str], deadline_s: float) -> tuple[str, Ran]:
+def _measured(name: str, command: list[str], environment: Mapping[str, str], deadline_s: float) -> tuple[str, Ran]:
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.perf_counter()
         process = subprocess.Popen(command, env=dict(environment), stdout=out, stderr=err, start_new_session=True)
@@ -85,6 +84,10 @@ def _measured(command: list[str], environment: Mapping[str, str], deadline_s: fl
         late.start()
         try:
             _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            # Ctrl-C reaches us alone: the arm is a session of its own.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         finally:
             late.cancel()
         wall_s = time.perf_counter() - began
@@ -93,13 +96,9 @@ def _measured(command: list[str], environment: Mapping[str, str], deadline_s: fl
         out.seek(0)
         err.seek(0)
         if process.returncode:
-            raise ArmError(_why(command, process.returncode, err.read()))
+            last = [line.strip() for line in err.read().splitlines() if line.strip()][-1:]
+            raise ArmError(": ".join([f"{name} ended with {process.returncode}", *last]))
         return out.read(), Ran({}, wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
-
-
-def _why(command: list[str], status: int, said: str) -> str:
-    last = [line.strip() for line in said.splitlines() if line.strip()][-_LINES_OF_AN_ERROR:]
-    return f"{' '.join(command[1:3])} ended with {status}: {' | '.join(last)}"
 
 
 def interleaved(arms: Mapping[str, tuple[Callable[[], Ran], int]]) -> dict[str, list[Ran]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from bench import CORES, Bench, Runs, Size, cpu, percent, said, same_work, wall
@@ -10,29 +10,33 @@ from processes import ArmError, default, interleaved, ours
 from rows import Row, Target, ratios
 
 _RAY_DEADLINE_S = 240.0
-_RAY_REPEATS = 2
 _WIDE = ("model.channels=[8,256,1024]", "training.patients_per_step=1", "training.steps=1")
 """A network of 2.4 million parameters that trains one step on one image: memory that grows with the sites shows."""
 
 
 def simulation(bench: Bench) -> Iterator[Row]:
-    """The simulator against the bare loop, tuned and naive; one process against one for each core."""
-    tuned, plain = ours(bench.environment), default(bench.environment)
+    """The simulator against the bare loop, tuned and naive; in the larger federation also with all cores."""
     small, large = bench.scale.small, bench.scale.large
-    peaks = []
-    for size, naive_repeats in ((small, small.repeats), (large, 1)):
-        arms = {
-            "bare": (bench.train("training.bare", size, tuned), size.repeats),
-            "one": (bench.train("training.in_process", size, tuned), size.repeats),
-            "all": (bench.train("training.in_process", size, tuned, workers=CORES), size.repeats),
-            "naive": (bench.train("training.bare", size, plain), naive_repeats),
-        }
-        runs = same_work(interleaved(arms))
+    few = _runs(bench, small, {"naive": small.repeats})
+    many = _runs(bench, large, {"all": large.repeats, "naive": 1})
+    for size, runs in ((small, few), (large, many)):
         yield from _overhead(size, runs)
         yield from _against_naive(size, runs)
-        yield from _side_by_side(size, runs)
-        peaks.append(runs["one"][0].peak_mib)
-    yield _growth(bench, "98 thousand parameters", peaks[1] / peaks[0])
+    yield from _side_by_side(large, many)
+    yield _growth(bench, "98 thousand parameters", many["one"][0].peak_mib / few["one"][0].peak_mib)
+
+
+def _runs(bench: Bench, size: Size, more: Mapping[str, int]) -> Runs:
+    """Bare loop and simulator in turns, and ``more`` arms as often as they say."""
+    tuned, plain = ours(bench.environment), default(bench.environment)
+    arms = {
+        "bare": bench.train("training.bare", size, tuned),
+        "one": bench.train("training.in_process", size, tuned),
+        "all": bench.train("training.in_process", size, tuned, workers=CORES),
+        "naive": bench.train("training.bare", size, plain),
+    }
+    repeats = {"bare": size.repeats, "one": size.repeats, **more}
+    return same_work(interleaved({name: (arms[name], times) for name, times in repeats.items()}))
 
 
 def _overhead(size: Size, runs: Runs) -> Iterator[Row]:
@@ -47,9 +51,10 @@ def _overhead(size: Size, runs: Runs) -> Iterator[Row]:
 
 def _against_naive(size: Size, runs: Runs) -> Iterator[Row]:
     what, least = f"{size}: bare loop in the default environment", Target("at least", 1.3)
-    for arm, processes in (("one", 1), ("all", CORES)):
-        found = ratios(wall(runs["naive"]), wall(runs[arm]))
-        yield Row(what, f"simulation, processes: {processes}", "x", found, target=least)
+    for arm, processes in {"one": 1, "all": CORES}.items():
+        if arm in runs:
+            found = ratios(wall(runs["naive"]), wall(runs[arm]))
+            yield Row(what, f"simulation, processes: {processes}", "x", found, target=least)
 
 
 def _side_by_side(size: Size, runs: Runs) -> Iterator[Row]:
@@ -79,10 +84,9 @@ def flower(bench: Bench) -> Iterator[Row]:
     """Flower's Ray engine against ours, both with one process for each core."""
     size, tuned, least = bench.scale.small, ours(bench.environment), Target("at least", 2.0)
     row = partial(Row, f"{size}: Flower's Ray engine", f"simulation, processes: {CORES}", "x", target=least)
-    repeats = min(_RAY_REPEATS, size.repeats)
     arms = {
-        "all": (bench.train("training.in_process", size, tuned, workers=CORES), repeats),
-        "ray": (bench.train("flower_engine.on_ray", size, tuned, _RAY_DEADLINE_S), repeats),
+        "all": (bench.train("training.in_process", size, tuned, workers=CORES), 1),
+        "ray": (bench.train("flower_engine.on_ray", size, tuned, _RAY_DEADLINE_S), 1),
     }
     try:
         runs = same_work(interleaved(arms))

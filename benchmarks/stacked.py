@@ -44,7 +44,7 @@ def compare(sites: int, steps: int, repeats: int) -> dict[str, float | list[floa
         taken["loop_ms"].append(1e3 * _seconds(_loop, work) / (sites * steps))
         taken["stack_ms"].append(1e3 * _seconds(_stack, work) / (sites * steps))
     apart = max(float((looped[name] - stacked[name]).abs().max()) for name in looped)
-    moved = max(float((looped[name] - before).abs().max()) for name, before in work.start.named_parameters())
+    moved = max(float((looped[name] - before.detach()).abs().max()) for name, before in work.start.named_parameters())
     return {**taken, "apart": apart, "moved": moved}
 
 

@@ -1,4 +1,4 @@
-"""A site's replies: the right one to each request, the same one each time, and a refusal with a code for everything else."""
+"""A site's replies: the right one to each request, the same each time, and a refusal with a code for all else."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The workbench: a plan's tools set up the same everywhere, and everything impossible about them found before any data."""
+"""The workbench: a plan's tools are the same everywhere, and what is impossible about them is found before any data."""
 
 import hashlib
 from pathlib import Path

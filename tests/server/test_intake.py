@@ -57,7 +57,7 @@ def test_a_site_with_our_fingerprint_joins_with_the_weight_it_announces() -> Non
 def test_a_site_that_computes_with_other_versions_stays_outside_with_a_readable_difference() -> None:
     other = tuple(sorted({**dict(FINGERPRINT), "monai": "0.9", "statistics": "f" * 64}.items()))
     admission = Admission(FINGERPRINT)
-    with pytest.raises(ProtocolError, match="the site differs in 2 entries: monai: .* here, 0.9 there; statistics: "):
+    with pytest.raises(ProtocolError, match=r"the site differs in 2 entries: monai: .* here, 0\.9 there; statistics: "):
         admission.take("aachen", Welcome(other, 7))
     assert admission.weights == {}
 
@@ -172,7 +172,7 @@ def test_a_refusal_never_counts_and_keeps_the_site_s_own_code_and_words(phase: s
 
 def test_a_defect_of_ours_is_not_taken_for_a_bad_reply() -> None:
     class Broken:
-        def take(self, site: str, reply: Reply) -> None:
+        def take(self, site: str, reply: Reply) -> None:  # noqa: ARG002
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):

@@ -1,4 +1,4 @@
-"""Models on disk: what is saved is what is loaded, names are digests, means by hand, and nothing foreign or half is used."""
+"""Models on disk: what is saved is what is loaded, names are digests, and nothing foreign or half written is used."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a command ends: exit status, one ``error:`` and one ``hint:`` line on stderr, and no traceback for what is known."""
+"""How a command ends: exit status, ``error:`` and ``hint:`` on stderr, and no traceback for what is known."""
 
 import errno
 import os

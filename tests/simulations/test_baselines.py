@@ -1,4 +1,4 @@
-"""Baselines: the pooled data is the union, everybody sees the images that the module says, and blocks add up by hand."""
+"""Baselines: pooled data is the union, everybody sees the images that the module says, and blocks add up by hand."""
 
 import dataclasses
 from collections import Counter
@@ -123,7 +123,7 @@ def test_run_baselines_gives_each_arm_its_documented_steps(tmp_path: Path, monke
     pool = Pool(memory_sites(PLAN, tmp_path), workers=1)
 
     def note(
-        sites: Sites, name: str, own: tuple[SiteSpec, ...], everywhere: tuple[SiteSpec, ...], start: Any, steps: int
+        sites: Sites, name: str, own: tuple[SiteSpec, ...], everywhere: tuple[SiteSpec, ...], _start: Any, steps: int
     ) -> dict[str, Statistics]:
         asked[name] = ([spec.name for spec in own], steps)
         return {spec.name: Statistics.zero(sites.workbench.task.schema) for spec in everywhere}

@@ -1,23 +1,42 @@
-"""A run from images to report: what its folder holds, what it refuses, and that its numbers can be recomputed from it."""
+"""A run from images to report: what its folder holds, what it refuses, and that its numbers can be recomputed."""
 
 import csv
 import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
-from small_hospitals import SEED, SEGMENTATION, SITES, Interrupted, contents, run, scenario, write_hospitals
+from small_hospitals import (
+    SEED,
+    SEGMENTATION,
+    SITES,
+    Interrupted,
+    contents,
+    read_rows,
+    run,
+    scenario,
+    write_hospitals,
+    write_rows,
+)
 
 from client.workbench import Workbench
 from server.results import read_results, read_rounds
 from server.run_state import ModelFiles
-from shared.errors import ConsiliumError, RunError, ScenarioError
+from shared.errors import CaseError, ConsiliumError, RunError, ScenarioError
+from shared.evaluation.additive import UNIT, Observation, Schema, in_units
 from shared.evaluation.ranking import EDGES
+from shared.evaluation.undetermined import ratio
+from shared.plan import Plan
 from shared.plan import load as load_plan
+from shared.preprocessing.image import Case
+from shared.tasks import TASKS
+from shared.tasks.task import Metrics, Task
 from simulations import run as running
 from simulations.progress import Silent
 from simulations.run import Order
@@ -96,7 +115,7 @@ def test_results_hold_the_keys_of_the_design(finished: Path) -> None:
     assert set(found["final"]["sites"]) == set(SITES)
     assert found["final"]["worst"]["auroc"]["site"] in SITES
     assert found["final"]["macro"].keys() == found["final"]["pooled"].keys()
-    assert found["privacy"] == dict.fromkeys(SITES, {"unit": "none"})
+    assert found["privacy"] == {site: {"unit": "none"} for site in SITES}
     assert found["timing"]["total_s"] > found["timing"]["local_training_s"] > 0
     assert found["command"] == "consilium-sim run x"
     assert set(found["baselines"]["local"]) == set(SITES)
@@ -105,7 +124,8 @@ def test_results_hold_the_keys_of_the_design(finished: Path) -> None:
 
 
 def test_results_say_what_each_site_could_use(finished: Path) -> None:
-    assert results(finished)["data"] == dict.fromkeys(SITES, {"cases": 24, "patients": 12, "quarantined": {}})
+    everything = {"cases": 24, "patients": 12, "quarantined": {}}
+    assert results(finished)["data"] == dict.fromkeys(SITES, everything)
 
 
 def test_pooled_and_site_metrics_can_be_recomputed_from_predictions_with_scikit_learn(finished: Path) -> None:
@@ -376,3 +396,74 @@ def test_a_site_that_was_refused_is_missing_from_every_round_with_the_reason(tmp
     assert found["participation"][-1]["missing"] == {"bergen": "empty-site"}
     assert found["data"]["bergen"] == {"cases": 0, "patients": 0, "quarantined": {"image-missing": 24}}
     assert set(found["final"]["sites"]) == {"aachen", "coimbra"}
+
+
+STEPS = Schema("brightness-1", (("error", ()),))
+
+
+def brightness_task(plan: Plan) -> Task:
+    """Estimate a number, the place of the label among the plan's classes, from one output; measured by its error."""
+
+    def target(case: Case) -> NDArray[np.generic]:
+        if not isinstance(case.label, int):
+            raise CaseError("the case has no brightness", code="label-missing")
+        return np.array(case.label, np.float32)
+
+    def error(scores: NDArray[np.float32], case: Case) -> float:
+        return abs(float(scores[0]) * (len(plan.data.classes) - 1) - float(target(case)))
+
+    def observe(scores: NDArray[np.float32], case: Case) -> Observation:
+        return {"error": np.array(in_units(error(scores, case)), np.int64)}
+
+    def metrics(counts: Mapping[str, NDArray[np.int64]]) -> Metrics:
+        return {"mae": float(ratio(counts["error"] * UNIT, counts["cases"]))}
+
+    return Task(
+        name="brightness",
+        output_channels=1,
+        output="image",
+        headline="mae",
+        target=target,
+        loss=lambda outputs, targets: (outputs[:, 0].sigmoid() - targets).pow(2),
+        decode=lambda outputs: outputs.sigmoid().numpy(),
+        schema=STEPS,
+        observe=observe,
+        metrics=metrics,
+        describe=lambda scores, case: {"brightness": int(target(case)), "error": error(scores, case)},
+        lower_is_better=frozenset({"mae"}),
+        limits={"mae": (0.0, 1.0)},
+    )
+
+
+def test_a_third_task_runs_from_images_to_report_with_nothing_changed_but_the_table_of_tasks(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Oracle: predictions.csv, averaged here; worst means largest, since less is better."""
+    monkeypatch.setitem(TASKS, "brightness", brightness_task)
+    changes = {"personalisation__steps": 2, "personalisation__learning_rate": 0.01, "training__steps": 10}
+    setting = scenario(tmp_path, plan__task="brightness", **changes)
+    order = Order(tmp_path / "run", images, workers=1, baselines=True, save_predictions=True)
+    out = running.run(setting, order, Silent())
+    rows, found = predictions(out), results(out)
+    by_site = {site: [float(row["error"]) for row in rows if row["site"] == site] for site in SITES}
+    assert found["headline"] == "mae"
+    assert found["lower_is_better"] == ["mae"]
+    pooled = found["final"]["pooled"]["mae"]
+    assert pooled["value"] == pytest.approx(np.mean([float(row["error"]) for row in rows]), abs=UNIT)
+    assert pooled["low"] < pooled["value"] < pooled["high"]
+    assert pooled["value"] < 0.5, "it learns"
+    worst = max(by_site, key=lambda site: float(np.mean(by_site[site])))
+    assert found["final"]["worst"]["mae"]["site"] == worst
+    assert set(found["baselines"]["local"]) == set(found["personalised"]["sites"]) == set(SITES)
+    assert "mae" in (out / "report.html").read_text().lower()
+
+
+def test_a_case_that_a_third_task_cannot_use_is_set_aside_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TASKS, "brightness", brightness_task)
+    folder = write_hospitals(tmp_path / "images")
+    unlabelled = [row | {"label": ""} if row["patient"] == "p0" else row for row in read_rows(folder)]
+    write_rows(folder, unlabelled)
+    out = run(tmp_path, "run", data=folder, plan__task="brightness")
+    assert results(out)["data"]["aachen"] == {"cases": 22, "patients": 11, "quarantined": {"label-missing": "<3"}}
