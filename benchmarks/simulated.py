@@ -61,9 +61,8 @@ def _side_by_side(size: Size, runs: Runs) -> Iterator[Row]:
     one, everyone = runs["one"], runs["all"]
     against = f"{CORES} processes, one for each core"
     yield Row(f"{size}: time of one process", against, "x", ratios(wall(one), wall(everyone)))
-    yield Row(f"{size}: CPU time of one process", against, "x", ratios(cpu(one), cpu(everyone)))
-    memory = [ran.peak_mib + CORES * ran.said["largest_worker_mib"] for ran in everyone]
-    yield Row(f"{size}: peak memory of one process", against, "x", ratios([ran.peak_mib for ran in one], memory))
+    for what, name in (("CPU time", "family_cpu_s"), ("memory at the end", "family_mib")):
+        yield Row(f"{size}: {what} of one process", against, "x", ratios(said(one, name), said(everyone, name)))
 
 
 def _growth(bench: Bench, network: str, ratio: float) -> Row:
@@ -83,14 +82,16 @@ def memory(bench: Bench) -> Iterator[Row]:
 def flower(bench: Bench) -> Iterator[Row]:
     """Flower's Ray engine against ours, both with one process for each core."""
     size, tuned, least = bench.scale.small, ours(bench.environment), Target("at least", 2.0)
-    row = partial(Row, f"{size}: Flower's Ray engine", f"simulation, processes: {CORES}", "x", target=least)
+    row = partial(Row, f"{size}: Flower's Ray engine", unit="x", target=least)
     arms = {
+        "one": (bench.train("training.in_process", size, tuned), 1),
         "all": (bench.train("training.in_process", size, tuned, workers=CORES), 1),
         "ray": (bench.train("flower_engine.on_ray", size, tuned, _RAY_DEADLINE_S), 1),
     }
     try:
         runs = same_work(interleaved(arms))
     except ArmError as error:
-        yield row((), reason=str(error))
-    else:
-        yield row(ratios(wall(runs["ray"]), wall(runs["all"])))
+        yield row("simulation", found=(), reason=str(error))
+        return
+    for arm, processes in {"one": 1, "all": CORES}.items():
+        yield row(f"simulation, processes: {processes}", found=ratios(wall(runs["ray"]), wall(runs[arm])))

@@ -16,7 +16,6 @@ arm             training loop (``loop_s``)                                      
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import family
 import federation
 import numpy as np
 
@@ -92,6 +92,7 @@ def in_process(stores: str, sites: int, rounds: int, workers: int = 1, changes: 
     with setting(plan, workers, stores) as (setup, pool):
         fleet, log = Timed(LocalFleet(pool, federation.specs(stores, sites))), Log()
         Coordinator(setup, fleet, log.watch()).run()
+        used = family.usage()
     ended, loss = log.rounds[-1]
     admission, training, (validation, test) = (fleet.spent[kind] for kind in (Hello, Train, Evaluate))
     loop = ended - training[0].began - (validation.ended - validation.began)
@@ -99,7 +100,7 @@ def in_process(stores: str, sites: int, rounds: int, workers: int = 1, changes: 
         "coordinator_s": loop.wall_s - sum(span.waited_s for span in training),
         "admission_s": (admission[0].ended - admission[0].began).wall_s,
         "test_s": (test.ended - test.began).wall_s,
-        "largest_worker_mib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
+        **used,
     }
 
 

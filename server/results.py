@@ -76,7 +76,7 @@ class SiteData:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Wall-clock seconds; ``overhead_ratio`` is total over local training, None where that was not measured."""
+    """Wall-clock seconds; ``overhead_ratio`` is all rounds over local training, None where not measured."""
 
     total_s: float
     local_training_s: float

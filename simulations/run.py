@@ -106,8 +106,16 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
             for remark in remarks(sites, specs):
                 stages.tell(remark)
             running = _Running(scenario, order, pool, specs, stages, initial)
-            _report(running, _federate(running, journal), began)
+            started = time.perf_counter()
+            outcome = _federate(running, journal)
+            federated_s = time.perf_counter() - started
+            _report(running, outcome, began, _overhead(outcome, federated_s, pool.workers))
     return order.out
+
+
+def _overhead(outcome: Outcome, federated_s: float, workers: int) -> float | None:
+    """Time for all rounds over time spent training; None where sites trained side by side."""
+    return federated_s / outcome.training_s if workers == 1 and outcome.training_s else None
 
 
 @dataclass(frozen=True)
@@ -186,14 +194,14 @@ def _watch(advance: Advance, headline: str) -> Watch:
     return Watch(on_event, on_round)
 
 
-def _report(running: _Running, outcome: Outcome, began: float) -> None:
+def _report(running: _Running, outcome: Outcome, began: float, overhead: float | None) -> None:
     order, pool = running.order, running.pool
     refused = {name for name, _ in outcome.refused}
     taking_part = tuple(spec for spec in running.specs if spec.name not in refused)
     compared = _baselines(running, outcome, taking_part) if order.baselines else {}
     if order.save_predictions:
         write_predictions(order.out / contract.PREDICTIONS, _predictions(outcome.weights, pool, taking_part))
-    timing = Timing(time.perf_counter() - began, outcome.training_s)
+    timing = Timing(time.perf_counter() - began, outcome.training_s, overhead)
     write_results(order.out, _results(running, outcome, compared, timing))
     setting = running.scenario.setting
     synthetic = isinstance(setting.source, Phantoms) and setting.overlays == "synthetic"

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,6 +55,25 @@ def test_time_and_memory_are_those_of_the_process() -> None:
     assert found.peak_mib > 128
     assert found.wall_s > 0.2
     assert 0 < found.cpu_s < found.wall_s
+
+
+def test_time_and_memory_of_a_family_cover_its_living_children() -> None:
+    usage = module("family").usage
+    work = "kept = bytearray(b'x') * 2**26; sum(range(2 * 10**6)); print('ready', flush=True); input()"
+    alone = usage()
+    child = subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        together = usage()
+    finally:
+        child.communicate(b"\n")
+    assert together["family_mib"] - alone["family_mib"] > 60
+    assert together["family_cpu_s"] > alone["family_cpu_s"]
+
+
+def test_a_process_that_is_gone_uses_nothing() -> None:
+    assert module("family").usage(2**22 + 1) == {"family_cpu_s": 0.0, "family_mib": 0.0}
 
 
 def test_a_failing_command_says_how_it_ended() -> None:
@@ -137,6 +157,7 @@ def test_flowers_engine_may_fail_without_ending_the_benchmark(monkeypatch: pytes
 
     monkeypatch.setattr(simulated, "interleaved", failing)
     (found,) = simulated.flower(bench.Bench("", bench.QUICK, {}))
+    assert found.target == module("rows").Target("at least", 2.0)
     assert found.verdict.startswith("not measured: flower_engine.on_ray ended with 1")
 
 

@@ -245,14 +245,16 @@ def test_dealing_at_random_makes_equal_sites_and_a_small_alpha_does_not(images: 
     assert max(len(patients(hospital)) for hospital in quantity) > 15
 
 
-def test_dealing_by_label_with_a_small_alpha_makes_sites_of_fewer_labels(images: Path, tmp_path: Path) -> None:
-    def purity(alpha: float) -> float:
-        skew = {"kind": "dirichlet", "sites": 4, "alpha": alpha}
-        dealt = found(scenario(tmp_path, scenario__partition=skew), images, tmp_path)
-        shares = [Counter(one.label for one in hospital.files).most_common(1)[0][1] for hospital in dealt]
-        return sum(shares) / sum(len(hospital.files) for hospital in dealt)
+@pytest.mark.parametrize("kind", ["dirichlet", "quantity"])
+def test_the_strength_of_the_skew_reaches_the_deal(images: Path, tmp_path: Path, kind: str) -> None:
+    """How strong a skew an alpha makes is ``test_partition``'s."""
 
-    assert purity(0.01) > purity(1000.0) + 0.1
+    def deal(alpha: float) -> list[set[str]]:
+        skew = {"kind": kind, "sites": 4, "alpha": alpha}
+        return [patients(one) for one in found(scenario(tmp_path, scenario__partition=skew), images, tmp_path)]
+
+    assert deal(0.1) == deal(0.1)
+    assert deal(0.1) != deal(1000.0)
 
 
 def test_without_a_number_as_many_sites_are_dealt_as_there_are_hospitals(images: Path, tmp_path: Path) -> None:

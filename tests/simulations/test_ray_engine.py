@@ -1,4 +1,4 @@
-"""The federation on Flower's own engine gives the bytes of the in-process engine, through real Server- and ClientApps."""
+"""The federation on Flower's own engine gives the bytes of the in-process engine, through real Flower apps."""
 
 import json
 import os

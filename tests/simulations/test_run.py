@@ -117,6 +117,7 @@ def test_results_hold_the_keys_of_the_design(finished: Path) -> None:
     assert found["final"]["macro"].keys() == found["final"]["pooled"].keys()
     assert found["privacy"] == {site: {"unit": "none"} for site in SITES}
     assert found["timing"]["total_s"] > found["timing"]["local_training_s"] > 0
+    assert found["timing"]["overhead_ratio"] > 1
     assert found["command"] == "consilium-sim run x"
     assert set(found["baselines"]["local"]) == set(SITES)
     assert found["baselines"]["central"]["auroc"]["n_patients"] == found["final"]["pooled"]["auroc"]["n_patients"]
