@@ -652,13 +652,13 @@ def stopped_by(sent: signal.Signals, images: Path, rounds: int) -> tuple[int, st
     """Start the command as a process and send it a signal once that many rounds are done: its status and stderr."""
     small, out = write_scenario(images.parent, **MANY_ROUNDS), images.parent / "run"
     process = start_sim("run", small, "--data", images, "--out", out, "--workers", 1)
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while rounds_done(out) < rounds:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.005)
     process.send_signal(sent)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert 0 < rounds_done(out) < 25, "it was stopped in the middle"
     return process.returncode, err
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_hospitals import contents, read_rows, scenario, write_hospitals, write_rows
+from small_hospitals import contents, read_rows, scenario, start_sim, write_hospitals, write_rows
 
 from simulations import run as running
 from simulations.progress import Silent
@@ -133,10 +133,13 @@ def test_the_demo_repeats_to_the_byte_with_any_number_of_workers(
 
 @pytest.mark.slow
 def test_flower_s_own_engine_gives_the_bytes_of_ours(images: Path, tmp_path: Path) -> None:
+    """In a process of its own: Ray's warnings and processes stay out of this one."""
     pytest.importorskip("ray")
-    setting = scenario(tmp_path)
-    ours = run(setting, tmp_path / "ours", data=images)
-    flower = run(setting, tmp_path / "flower", data=images, engine="ray")
+    ours = run(scenario(tmp_path), tmp_path / "ours", data=images)
+    small, flower = tmp_path / "squares.toml", tmp_path / "flower"
+    process = start_sim("run", small, "--data", images, "--out", flower, "--workers", 1, "--engine", "ray")
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
     assert contents(ours / "checkpoints") == contents(flower / "checkpoints")
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (ours, flower))
     assert first["final"] == second["final"]

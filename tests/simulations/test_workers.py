@@ -92,7 +92,7 @@ def opened_with(sites: Sites, spec: SiteSpec) -> list[str]:
     return list(sites._sites)
 
 
-def wait_until(happened: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(happened: Callable[[], bool], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < end
@@ -187,7 +187,7 @@ def test_after_the_deadline_nobody_is_waited_for(two: Pool) -> None:
     began = time.monotonic()
     found = dict(two.each(wait_for, {"quick": (0.0,), "slow": (8.0,)}, deadline_s=2.0))
     assert found == {"quick": 0.0}
-    assert time.monotonic() - began < 6.0
+    assert time.monotonic() - began < 7.5
 
 
 def test_in_one_process_what_ended_after_the_deadline_does_not_count(one: Pool) -> None:
@@ -224,7 +224,7 @@ def test_an_error_ends_workers_in_the_middle_of_their_work(prepared: tuple[Plan,
     began = time.monotonic()
     with pytest.raises(PlanError, match="enough"), pool:
         raise PlanError("enough")
-    assert time.monotonic() - began < 30.0
+    assert time.monotonic() - began < 200.0
 
 
 def test_a_site_is_opened_once_and_shares_the_process_s_network(
@@ -275,7 +275,7 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, sent: signal.Signals) -> 
     workers = [int(parent.stdout.readline()) for _ in range(2)]
     assert all(alive(worker) for worker in workers)
     (os.kill if sent == signal.SIGKILL else os.killpg)(parent.pid, sent)
-    _, err = parent.communicate(timeout=60)
+    _, err = parent.communicate(timeout=300)
     assert parent.returncode == -sent
     assert err.count("Traceback") == (1 if sent == signal.SIGINT else 0), "the parent's, where there is one"
     wait_until(lambda: not any(map(alive, workers)))
