@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 _LONGEST_VALUE_SHOWN = 60
 
@@ -22,7 +23,7 @@ def describe(error: ValidationError, root: type[BaseModel]) -> tuple[str, str]:
     problems = error.errors(include_url=False)
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     problem = (unknown or problems)[0]
-    path = tuple(part for part in problem["loc"] if isinstance(part, int) or not _is_branch(part))
+    path = _keys(root, problem)
     key = ".".join(str(part) for part in path) or "the file"
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key}", suggest(str(path[-1]), known_keys(root, path[:-1]))
@@ -53,6 +54,26 @@ def known_keys(root: type[BaseModel], path: tuple[str | int, ...]) -> list[str]:
     return sorted({name for model in models for name in model.model_fields})
 
 
+def _keys(root: type[BaseModel], problem: ErrorDetails) -> tuple[str | int, ...]:
+    """The keys of the problem's place as they stand in the file.
+
+    Pydantic puts the name of each alternative that it tried between them: the kind of a table, or a type.
+    """
+    models: list[type[BaseModel]] = [root]
+    kept: list[str | int] = []
+    location = problem["loc"]
+    for place, part in enumerate(location):
+        inside = [model.model_fields[str(part)] for model in models if part in model.model_fields]
+        unknown = problem["type"] == "extra_forbidden" and place == len(location) - 1
+        # Below a leaf: an index, or a key of a free table such as a site's name; types have brackets or dashes.
+        free = isinstance(part, int) or (not models and not set("[-") & set(part))
+        if inside or unknown or free:
+            kept.append(part)
+        if inside:
+            models = [found for field in inside for found in _models_in(field)]
+    return tuple(kept)
+
+
 def _models_in(field: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - pydantic's FieldInfo holds any annotation
     pending, found = [field.annotation], []
     while pending:
@@ -61,12 +82,6 @@ def _models_in(field: Any) -> list[type[BaseModel]]:  # noqa: ANN401 - pydantic'
             found.append(annotation)
         pending.extend(get_args(annotation))
     return found
-
-
-def _is_branch(part: str | int) -> bool:
-    """Pydantic adds the name of the tried alternative to the path; keys of a plan are lower case without such marks."""
-    text = str(part)
-    return "[" in text or "-" in text or text in {"window", "percentile", "lesion", "foreground", "none", "native"}
 
 
 def _shown(value: object) -> str:

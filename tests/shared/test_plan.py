@@ -213,3 +213,13 @@ def test_whatever_stands_in_a_section_the_answer_is_a_plan_or_one_plan_error(gar
     for section in Plan.model_fields:
         with contextlib.suppress(PlanError):
             from_document({**document(), section: garbage})
+
+
+def test_a_wrong_weight_in_a_free_table_is_named_with_its_site() -> None:
+    error = refusal(aggregation__weights="public", aggregation__public_weights={"drive": 0})
+    assert error.sentence.startswith("aggregation.public_weights.drive = 0: ")
+
+
+def test_the_types_that_were_tried_are_no_part_of_a_key() -> None:
+    assert refusal(preprocessing__spacing_mm="natve").sentence.startswith("preprocessing.spacing_mm = 'natve': ")
+    assert refusal(preprocessing__spacing_mm=[1.0, -2.0]).sentence.startswith("preprocessing.spacing_mm")

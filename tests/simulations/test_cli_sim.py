@@ -246,6 +246,6 @@ def test_json_keeps_stdout_empty_when_something_is_refused(capsys: Capsys, image
 
 def test_the_installed_command_runs_with_its_settings_in_a_process_of_its_own() -> None:
     command = Path(sys.executable).with_name("consilium-sim")
-    done = subprocess.run([command, "scenarios"], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([command, "scenarios"], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert "demo" in done.stdout

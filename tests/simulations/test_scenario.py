@@ -152,10 +152,7 @@ def test_a_wrong_override_is_one_sentence_with_the_key_and_a_way_out(override: s
     ("override", "sentence", "hint"),
     [
         ("scenario.titel=x", "[scenario] unknown key titel", "did you mean title?"),
-        pytest.param(
-            *("scenario.source.hospital=3", "[scenario] unknown key source.hospital", "did you mean hospitals?"),
-            marks=pytest.mark.xfail(strict=True, reason="shared.plan_errors takes the kind of a source for a key"),
-        ),
+        ("scenario.source.hospital=3", "[scenario] unknown key source.hospital", "did you mean hospitals?"),
         ("scenario.source.hospitals=0", "hospitals = 0", "correct"),
         ("scenario.partition.kind=idd", "partition.kind = 'idd'", "correct partition.kind"),
         ("scenario.partition.alpha=-1", "partition.alpha = -1", "correct partition.alpha"),
