@@ -10,6 +10,7 @@ Promises
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 
 _COMPUTING = ("consilium", "torch", "monai", "numpy", "scipy")
@@ -19,8 +20,7 @@ Fingerprint = tuple[tuple[str, str], ...]
 
 def collect(parameter_schema: str, statistics_schema: str) -> Fingerprint:
     """This installation's fingerprint, sorted by name."""
-    versions = {name: version(name).partition("+")[0] for name in _COMPUTING}
-    return tuple(sorted({**versions, "parameters": parameter_schema, "statistics": statistics_schema}.items()))
+    return tuple(sorted({**_versions(), "parameters": parameter_schema, "statistics": statistics_schema}.items()))
 
 
 def differences(expected: Fingerprint, found: Fingerprint) -> list[str]:
@@ -31,6 +31,12 @@ def differences(expected: Fingerprint, found: Fingerprint) -> list[str]:
         for name in sorted(here.keys() | there.keys())
         if here.get(name) != there.get(name)
     ]
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    """Read once: looking up a version parses the package's metadata, 1 ms each."""
+    return {name: version(name).partition("+")[0] for name in _COMPUTING}
 
 
 def _short(entries: Mapping[str, str], name: str) -> str:

@@ -22,7 +22,7 @@ Whose update it is, and whether the weight is the one agreed with that site, is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,9 @@ from shared.evaluation.additive import UNIT
 from shared.fixed_point import Integers, resolution
 from shared.messages import Counts, Measured, Update, Vector
 from shared.plan import FixedPoint
+
+Put = Callable[[NDArray[np.int64], NDArray[np.int32] | NDArray[np.int64]], None]
+"""What is done with a sum: it is written (the first) or added."""
 
 LARGEST_WEIGHT = 1_000_000
 LARGEST_TOTAL = 2**32 - 1
@@ -105,7 +108,9 @@ class ExactSum:
         self._bound = 1 << fixed_point.bits - 1
         self._group = max(1, min(LARGEST_GROUP, waiting_bytes // max(1, 4 * length)))
         self._waiting: list[tuple[Integers, int]] = []
-        self._sum = Total(np.zeros(length, np.int64))
+        # Written, not added to, by the first group: zeros would be written and read for nothing.
+        self._sum = Total(np.empty(length, np.int64))
+        self._put: Put = np.copyto
 
     def add(self, update: Update) -> None:
         """Add an update; its ``values`` must not change before ``total`` was called.
@@ -133,7 +138,11 @@ class ExactSum:
         return self._sum
 
     def _add_waiting(self) -> None:
-        _accumulate(self._sum.values, self._waiting, self._bound)
+        if self._waiting:
+            _accumulate(self._sum.values, self._waiting, self._bound, self._put)
+            self._put = _increase
+        elif self._put is not _increase:
+            self._sum.values.fill(0)
         self._waiting = []
 
     def _check(self, update: Update) -> None:
@@ -191,8 +200,12 @@ def _peak(values: NDArray[np.int32] | NDArray[np.int64]) -> int:
     return peak
 
 
-def _accumulate(total: NDArray[np.int64], group: Sequence[tuple[Integers, int]], bound: int) -> None:
-    """Add weight * values of a group to ``total``, in place."""
+def _increase(total: NDArray[np.int64], part: NDArray[np.int32] | NDArray[np.int64]) -> None:
+    np.add(total, part, out=total)
+
+
+def _accumulate(total: NDArray[np.int64], group: Sequence[tuple[Integers, int]], bound: int, put: Put) -> None:
+    """Put the sum of weight * values of a group into ``total``: write it, or add it."""
     narrow_scratch = np.empty((2, min(BLOCK, total.size)), np.int32)
     surely_fits = bound * sum(weight for _, weight in group) < INT32_BOUND
     for start in range(0, total.size, BLOCK):
@@ -200,24 +213,25 @@ def _accumulate(total: NDArray[np.int64], group: Sequence[tuple[Integers, int]],
         blocks = [(values[part], weight) for values, weight in group]
         # A single update is converted either way.
         if len(group) > 1 and (surely_fits or _fits(blocks)):
-            _add_narrow(total[part], blocks, narrow_scratch[:, : part.stop - part.start])
+            _add_narrow(total[part], blocks, narrow_scratch[:, : part.stop - part.start], put)
         else:
-            _add_wide(total[part], blocks)
+            _add_wide(total[part], blocks, put)
 
 
 def _fits(blocks: Sequence[tuple[Integers, int]]) -> bool:
     return sum(weight * _peak(values) for values, weight in blocks) < INT32_BOUND
 
 
-def _add_narrow(total: NDArray[np.int64], blocks: Sequence[tuple[Integers, int]], scratch: Integers) -> None:
+def _add_narrow(total: NDArray[np.int64], blocks: Sequence[tuple[Integers, int]], scratch: Integers, put: Put) -> None:
     partial, product = scratch
     (first, its_weight), *others = blocks
     np.multiply(first, its_weight, out=partial)
     for values, weight in others:
         np.add(partial, values if weight == 1 else np.multiply(values, weight, out=product), out=partial)
-    np.add(total, partial, out=total)
+    put(total, partial)
 
 
-def _add_wide(total: NDArray[np.int64], blocks: Sequence[tuple[Integers, int]]) -> None:
+def _add_wide(total: NDArray[np.int64], blocks: Sequence[tuple[Integers, int]], put: Put) -> None:
     for values, weight in blocks:
-        np.add(total, values if weight == 1 else np.multiply(values, np.int64(weight)), out=total)
+        put(total, values if weight == 1 else np.multiply(values, np.int64(weight)))
+        put = _increase
