@@ -106,7 +106,9 @@ class Pool:
         self.sites = sites
         self.workers = workers
         torch.set_num_threads(1)
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        # Torch and MONAI are imported once, by a process that does nothing else, and shared by all workers.
+        context.set_forkserver_preload([__name__])
         # A copy: workers start when they are needed, and what is open here by then can be neither sent nor shared.
         own = (replace(sites),)
         self._executor = (
@@ -153,7 +155,7 @@ class Pool:
 
 @contextmanager
 def _ctrl_c_held_back() -> Iterator[None]:
-    """Submitting starts workers, which inherit what is blocked here and keep it; here it arrives a moment later."""
+    """Submitting starts processes, which inherit what is blocked here and keep it; here it arrives a moment later."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

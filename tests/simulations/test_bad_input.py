@@ -628,7 +628,7 @@ def test_a_disk_that_fills_up_at_any_moment_costs_the_round_in_flight_and_nothin
     flushes = filling(None)
     assert run(capsys, images).status == 0
     assert flushes[0] > 25
-    disturb_at(capsys, images, filling, range(2, flushes[0], 6))
+    disturb_at(capsys, images, filling, range(2, flushes[0], 8))
 
 
 @pytest.mark.slow

@@ -202,7 +202,6 @@ def test_in_one_process_what_ended_after_the_deadline_does_not_count(one: Pool) 
     assert found == {"quick": 0.0}
 
 
-@pytest.mark.slow
 def test_a_worker_that_was_killed_is_a_sentence_and_not_a_traceback(prepared: tuple[Plan, Path, SPECS]) -> None:
     plan, folder, _ = prepared
     with pytest.raises(CapacityError, match="killed from outside") as lost, Pool(Sites(plan, folder), 2) as pool:
@@ -222,7 +221,6 @@ def test_what_is_open_here_neither_hinders_workers_nor_reaches_them(
     assert list(two.sites._sites) == ["aachen"]
 
 
-@pytest.mark.slow
 def test_an_error_ends_workers_in_the_middle_of_their_work(prepared: tuple[Plan, Path, SPECS], tmp_path: Path) -> None:
     plan, folder, _ = prepared
     pool = Pool(Sites(plan, folder), workers=2)
