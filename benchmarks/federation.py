@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.data.site_data import SiteData, load_site_data
-from client.data.store import Store
+from client.data.prepared.site_data import SiteData, load_site_data
+from client.data.prepared.store import Store
 from shared.errors import SiteDataError
 from shared.plan import Plan
 from simulations import scenario

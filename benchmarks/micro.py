@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from client.data.store import Store
-from client.data.store_writer import write
+from client.data.prepared.store import Store
+from client.data.prepared.store_writer import write
 from client.training import local
 from client.training.batches import TrainingData, batches
 from client.workbench import Workbench

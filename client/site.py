@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data.site_data import SiteData
+from client.data.prepared.site_data import SiteData
 from client.training import local
 from client.training.batches import TrainingData
 from client.training.device import release

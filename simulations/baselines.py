@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
-from client.data.site_data import SiteData
+from client.data.prepared.site_data import SiteData
 from client.training import local
 from client.training.batches import TrainingData
 from client.training.inference import statistics

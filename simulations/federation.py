@@ -19,11 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.data.cache import prepared_store
 from client.data.case_files import CaseFiles, Quarantined
-from client.data.dicom_folder import read_dicom_folder
-from client.data.manifest import ManifestSettings, read_manifest, sites_in_manifest
-from client.data.site_data import load_site_data
+from client.data.prepared.cache import prepared_store
+from client.data.prepared.site_data import load_site_data
+from client.data.source.manifest import ManifestSettings, read_manifest, sites_in_manifest
+from client.data.source.series import read_dicom_folder
 from shared import tasks
 from shared.errors import ScenarioError, SiteDataError
 from shared.plan import Plan

@@ -25,8 +25,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from client.data.site_data import load_site_data
-from client.data.store import Store
+from client.data.prepared.site_data import load_site_data
+from client.data.prepared.store import Store
 from client.site import Site
 from client.workbench import Workbench
 from shared.errors import CapacityError

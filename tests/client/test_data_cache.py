@@ -8,10 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from client.data import cache
-from client.data.cache import prepared_store, store_key
 from client.data.case_files import CaseFiles, Quarantined
-from client.data.store import DATA, Store
+from client.data.prepared import cache
+from client.data.prepared.cache import prepared_store, store_key
+from client.data.prepared.store import DATA, Store
 from shared.plan import Plan, from_document
 from shared.tasks import task_for
 

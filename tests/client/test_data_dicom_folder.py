@@ -14,11 +14,11 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, CTImageStorage, EnhancedSRStorage, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
 
-from client.data import prepare
 from client.data.case_files import CaseFiles, Quarantined, Salt
-from client.data.dicom_folder import read_dicom_folder
-from client.data.prepare import prepare_all
-from client.data.slice_mask import read_series_mask
+from client.data.ingest.slice_mask import read_series_mask
+from client.data.prepared import prepare
+from client.data.prepared.prepare import prepare_all
+from client.data.source.series import read_dicom_folder
 from shared.errors import SiteDataError
 from shared.plan import Plan, from_document
 from shared.preprocessing.image import Case

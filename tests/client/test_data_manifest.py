@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from client.data.case_files import CaseFiles, Salt
-from client.data.manifest import ManifestSettings, read_manifest, sites_in_manifest
+from client.data.source.manifest import ManifestSettings, read_manifest, sites_in_manifest
 from shared.errors import SiteDataError
 
 SECRET = b"manifest-tests-0123456789"

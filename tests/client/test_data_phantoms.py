@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from client.data.cache import prepared_store
-from client.data.dicom_folder import read_dicom_folder
-from client.data.site_data import load_site_data
-from client.data.store import Store
+from client.data.prepared.cache import prepared_store
+from client.data.prepared.site_data import load_site_data
+from client.data.prepared.store import Store
+from client.data.source.series import read_dicom_folder
 from shared.errors import SiteDataError
 from shared.plan import Plan, from_document
 from shared.tasks import task_for

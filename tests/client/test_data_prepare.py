@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from client.data import prepare as module
 from client.data.case_files import CaseFiles, Quarantined
-from client.data.prepare import label_index, prepare_all, prepare_case
+from client.data.prepared import prepare as module
+from client.data.prepared.prepare import label_index, prepare_all, prepare_case
 from shared.errors import CaseError
 from shared.plan import Data, Plan, from_document
 from shared.preprocessing.image import Case

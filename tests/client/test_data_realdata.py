@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.data.cache import prepared_store
 from client.data.case_files import CaseFiles
-from client.data.dicom_folder import read_dicom_folder
-from client.data.manifest import ManifestSettings, read_manifest, sites_in_manifest
-from client.data.prepare import prepare_all
-from client.data.site_data import load_site_data
+from client.data.prepared.cache import prepared_store
+from client.data.prepared.prepare import prepare_all
+from client.data.prepared.site_data import load_site_data
+from client.data.source.manifest import ManifestSettings, read_manifest, sites_in_manifest
+from client.data.source.series import read_dicom_folder
 from shared.plan import Plan, from_document
 from shared.preprocessing.image import Case
 from shared.tasks import task_for

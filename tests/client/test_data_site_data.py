@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.case_files import Quarantined
-from client.data.site_data import SiteData, StoredCases, by_patient, load_site_data
-from client.data.split import split_of
-from client.data.store import Store
-from client.data.store_writer import write
+from client.data.cohort.split import split_of
+from client.data.prepared.site_data import SiteData, StoredCases, by_patient, load_site_data
+from client.data.prepared.store import Store
+from client.data.prepared.store_writer import write
 from shared.errors import SiteDataError
 from shared.plan import Plan, from_document
 from shared.preprocessing.image import Case

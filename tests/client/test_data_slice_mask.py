@@ -7,7 +7,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
-from client.data.slice_mask import SeriesMask, mask_of_slice, read_series_mask
+from client.data.ingest.slice_mask import SeriesMask, mask_of_slice, read_series_mask
 from shared.errors import CaseError
 
 ROWS, COLUMNS = 4, 5

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.data.split import split_of
+from client.data.cohort.split import split_of
 from shared.plan import Data
 
 DATA = Data(modality="us", classes=("benign", "malignant"), train_fraction=0.6, validation_fraction=0.15)

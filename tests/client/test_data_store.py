@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.case_files import Quarantined
-from client.data.store import DATA, INDEX, Store
-from client.data.store_writer import write
+from client.data.prepared.store import DATA, INDEX, Store
+from client.data.prepared.store_writer import write
 from shared.errors import CapacityError, SiteDataError
 from shared.preprocessing.image import Case
 
@@ -252,7 +252,7 @@ def test_a_builder_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path:
         import os, signal, sys
         from pathlib import Path
         import numpy as np
-        from client.data import store_writer
+        from client.data.prepared import store_writer
         from shared.preprocessing.image import Case
 
         left = int(sys.argv[2])

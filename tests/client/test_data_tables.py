@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from client.data.tables import inside, read_table
+from client.data.source.tables import inside, read_table
 from shared.errors import SiteDataError
 
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from tiny_federation import tiny_data, tiny_plan, tiny_site
 
-from client.data.site_data import SiteData
+from client.data.prepared.site_data import SiteData
 from client.site import Site
 from client.training import local
 from client.training.batches import TrainingData

@@ -38,8 +38,8 @@ from small_hospitals import (
     write_scenario,
 )
 
-from client.data.manifest import ManifestSettings, read_manifest
-from client.data.split import split_of
+from client.data.cohort.split import split_of
+from client.data.source.manifest import ManifestSettings, read_manifest
 from server.results import read_rounds
 from shared.plan import from_document
 from simulations import run as running

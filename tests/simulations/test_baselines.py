@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tiny_federation import SITES, tiny_data, tiny_plan
 from torch import Tensor
 
-from client.data.site_data import SiteData
+from client.data.prepared.site_data import SiteData
 from client.site import Site
 from client.training import local
 from client.training.batches import TrainingData

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from client.data.site_data import SiteData
+from client.data.prepared.site_data import SiteData
 from client.site import Site
 from client.workbench import Workbench
 from shared.plan import Plan, from_document

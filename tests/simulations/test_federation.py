@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_hospitals import SITES, contents, read_rows, scenario, write_hospitals, write_rows
 
-from client.data.store import Store
+from client.data.prepared.store import Store
 from shared.errors import ScenarioError, SiteDataError
 from simulations import federation
 from simulations.federation import Hospital, find_hospitals, prepare_stores, require_source

@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from client.data.dicom_folder import read_dicom_folder
+from client.data.source.series import read_dicom_folder
 from shared.errors import CaseError, ScenarioError
 from shared.preprocessing.dicom import image_from_files
 from shared.preprocessing.dicom_segmentation import read_segmentation

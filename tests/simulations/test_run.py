@@ -174,8 +174,8 @@ def test_dice_can_be_recomputed_from_predictions(segmented: Path) -> None:
 
 def test_the_final_checkpoint_gives_the_predictions(finished: Path, images: Path) -> None:
     """Oracle: the file that results.json names, loaded into a network of its own, on images prepared anew."""
-    from client.data.manifest import ManifestSettings, read_manifest
-    from client.data.prepare import prepare_case
+    from client.data.prepared.prepare import prepare_case
+    from client.data.source.manifest import ManifestSettings, read_manifest
     from client.training.inference import scores
     from simulations.federation import _secret
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from client.data.site_data import SiteData, by_patient
+from client.data.prepared.site_data import SiteData, by_patient
 from client.site import Site
 from client.workbench import Workbench
 from server.coordinator import Coordinator, Outcome, Setup, Watch

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.case_files import Quarantined
-from client.data.store import DATA, FORMAT, INDEX, Entry, aligned, case_digest, index_digest
+from client.data.prepared.store import DATA, FORMAT, INDEX, Entry, aligned, case_digest, index_digest
 from shared.errors import CapacityError
 from shared.preprocessing.image import Case
 

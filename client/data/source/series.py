@@ -32,8 +32,8 @@ from itertools import groupby
 from pathlib import Path
 
 from client.data.case_files import CaseFiles, Quarantined, Salt, subgroup
-from client.data.dicom_headers import Header, scan
-from client.data.tables import Row, inside, read_table
+from client.data.source.headers import Header, scan
+from client.data.source.tables import Row, inside, read_table
 from shared.errors import CaseError, SiteDataError
 
 IMAGES = "dicom"

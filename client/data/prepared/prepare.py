@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from client.data.case_files import CaseFiles, Quarantined
-from client.data.slice_mask import NIFTI, ReadSeriesMask, mask_of_slice, read_series_mask
+from client.data.ingest.slice_mask import NIFTI, ReadSeriesMask, mask_of_slice, read_series_mask
 from shared.errors import CaseError
 from shared.plan import Data, Plan
 from shared.preprocessing.dicom import image_from_files

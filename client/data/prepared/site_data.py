@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import overload
 
 from client.data.case_files import Quarantined
-from client.data.split import split_of
-from client.data.store import Entry, Store
+from client.data.cohort.split import split_of
+from client.data.prepared.store import Entry, Store
 from shared.errors import SiteDataError
 from shared.messages import Split
 from shared.plan import Plan

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from client.data.case_files import CaseFiles, Salt, subgroup
-from client.data.tables import Row, inside, read_table
+from client.data.source.tables import Row, inside, read_table
 from shared.errors import SiteDataError
 from shared.preprocessing.image import Modality
 

@@ -22,9 +22,9 @@ from itertools import chain
 from pathlib import Path
 
 from client.data.case_files import CaseFiles, Quarantined
-from client.data.prepare import Progress, prepare_all, silent
-from client.data.store import FORMAT, Store
-from client.data.store_writer import PRIVATE, write
+from client.data.prepared.prepare import Progress, prepare_all, silent
+from client.data.prepared.store import FORMAT, Store
+from client.data.prepared.store_writer import PRIVATE, write
 from shared.errors import SiteDataError
 from shared.plan import Plan
 from shared.preprocessing import image

@@ -1,0 +1,1 @@
+"""A data set's canonical images, kept de-identified and memory-mapped."""

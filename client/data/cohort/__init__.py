@@ -1,0 +1,1 @@
+"""The frozen, signed set of cases that a site trains on."""

@@ -1,0 +1,1 @@
+"""From a case's files to a canonical image in the archive, de-identified."""

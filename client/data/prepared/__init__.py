@@ -1,0 +1,1 @@
+"""Cases as a plan's network reads them: made from the archive, memory-mapped, divided by patient."""
