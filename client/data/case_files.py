@@ -8,7 +8,7 @@ Promises
 - Paths may contain identifiers; they are part of ``CaseFiles`` but never of its ``repr``.
 - An age becomes a band: exact ages identify people, above 89 by rule (45 CFR 164.514(b)(2)(i)(C)).
 
-Finding the files is left to ``manifest`` and ``dicom_folder``; reading them to ``prepare``.
+Finding the files is left to ``client.data.source``; reading them to ``client.data.ingest``.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import hmac
 import json
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from shared.errors import SiteDataError
 from shared.preprocessing.image import Modality
+from shared.preprocessing.readable import Readable
 
 # 128 bits: nobody finds the secret by trying, even with a list of all identifiers at hand.
 _SECRET_BYTES = 16
 _ID_DIGITS = 24
+_UUID_BYTES = 16
+_MOST_DAYS = 3653
 _AGE = re.compile(r"(\d{1,3})(?:\.\d+)?([YMWD]?)")
 # Upper bounds and names of bands; five of them, so that a band of a small hospital still holds several people.
 _BANDS = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
@@ -46,16 +48,24 @@ class CaseFiles:
         modality: what the source says the image is.
         slice_of: where the image is one slice of a DICOM series and the mask is of the whole series, all files of
             that series; else empty.
+        frame: position of the one frame that is meant, in a file of several frames without a place in space.
+        study: remapped Study Instance UID, "" where the source has none.
+        series: remapped Series Instance UID, likewise.
+        aliases: other salted names under which this person may be known (``Salt.alias``).
     """
 
     case_id: str
     patient: str
-    images: tuple[Path, ...] = field(repr=False)
-    mask: Path | None = field(default=None, repr=False)
+    images: tuple[Readable, ...] = field(repr=False)
+    mask: Readable | None = field(default=None, repr=False)
     label: str | None = None
     subgroups: tuple[tuple[str, str], ...] = ()
     modality: Modality = "other"
-    slice_of: tuple[Path, ...] = field(default=(), repr=False)
+    slice_of: tuple[Readable, ...] = field(default=(), repr=False)
+    frame: int | None = None
+    study: str = ""
+    series: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +105,24 @@ class Salt:
         """Name of a patient known by nothing but the one image that ``identifiers`` stand for."""
         return self._name("unnamed-person", identifiers)
 
+    def alias(self, kind: str, *identifiers: str) -> str:
+        """A second name of a person, to find one person behind two; ``kind`` says what it was made from."""
+        return self._name(f"alias-{kind}", identifiers)
+
+    def uid(self, uid: str) -> str:
+        """A DICOM UID that stands for ``uid`` everywhere at this site, under the UUID root 2.25 (PS3.5 B.2)."""
+        return f"2.25.{int.from_bytes(self._mac('uid', (uid,))[:_UUID_BYTES])}"
+
+    def days(self, patient: str) -> int:
+        """By how many days this patient's dates are moved into the past: 1 to ten years, the same for all of them."""
+        return 1 + int.from_bytes(self._mac("days", (patient,))[:8]) % _MOST_DAYS
+
     def _name(self, kind: str, identifiers: tuple[str, ...]) -> str:
+        return self._mac(kind, identifiers).hex()[:_ID_DIGITS]
+
+    def _mac(self, kind: str, identifiers: tuple[str, ...]) -> bytes:
         said = json.dumps([kind, self.site, *(text.strip() for text in identifiers)]).encode()
-        return hmac.new(self.secret, said, "sha256").hexdigest()[:_ID_DIGITS]
+        return hmac.digest(self.secret, said, "sha256")
 
 
 def subgroup(column: str, value: str) -> tuple[str, str]:
