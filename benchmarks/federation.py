@@ -11,9 +11,10 @@ from client.data.prepared.store import Store
 from shared.errors import SiteDataError
 from shared.plan import Plan
 from simulations import scenario
-from simulations.federation import find_hospitals, prepare_stores
+from simulations.cohorts import freeze_cohorts, prepare_stores
+from simulations.federation import find_hospitals
 from simulations.progress import Silent
-from simulations.workers import Pool, Sites, SiteSpec
+from simulations.workers import Pool, Sites, SiteSpec, site_cohort
 
 _LIST = "sites.json"
 _SPARE = 1.1
@@ -32,9 +33,10 @@ def prepare(folder: str, sites: int, workers: int) -> dict[str, int]:
     root, count = Path(folder), round(sites * _SPARE) + 1
     found = scenario.load("hundred-sites", (f"scenario.source.hospitals={count}",))
     with Pool(Sites(found.plan, root), workers) as pool:
-        specs = prepare_stores(find_hospitals(found, None, root, pool, Silent()), root, pool, Silent())
+        cohorts = freeze_cohorts(find_hospitals(found, None, root, pool, Silent()), root, pool, Silent())
+        specs = prepare_stores(cohorts, root, pool, Silent())
     usable = [spec for spec in specs if _takes_part(found.plan, spec)][:sites]
-    (root / _LIST).write_text(json.dumps({spec.name: str(spec.store) for spec in usable}))
+    (root / _LIST).write_text(json.dumps([[one.name, str(one.data), one.cohort, str(one.store)] for one in usable]))
     return {"sites": len(usable)}
 
 
@@ -43,12 +45,12 @@ def specs(folder: str, sites: int) -> tuple[SiteSpec, ...]:
     listed = json.loads((Path(folder) / _LIST).read_text())
     if len(listed) < sites:
         raise ValueError(f"{len(listed)} sites were prepared, {sites} are asked for")
-    return tuple(SiteSpec(name, Path(store)) for name, store in list(listed.items())[:sites])
+    return tuple(SiteSpec(name, Path(folder), cohort, Path(store)) for name, folder, cohort, store in listed[:sites])
 
 
 def data(plan: Plan, spec: SiteSpec) -> SiteData:
     """A site's cases, opened like the simulator opens them."""
-    return load_site_data(Store.open(spec.store, verify="on-use"), plan, spec.name)
+    return load_site_data(Store.open(spec.store, verify="on-use"), site_cohort(spec.data, spec.cohort), plan)
 
 
 def _takes_part(plan: Plan, spec: SiteSpec) -> bool:

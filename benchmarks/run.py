@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import archive
 import figures
 import simulated
 from bench import CORES, FULL, QUICK, Bench, Scale
@@ -39,6 +40,7 @@ SECTIONS = {
     "steps": figures.steps,
     "stacked": figures.stacked,
     "reading": figures.reading,
+    "archive": archive.archive,
     "start-up": figures.start_up,
 }
 PAGE = HERE.parent / "docs" / "performance.md"

@@ -18,7 +18,8 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from docs.parts import keys, messages, reasons
+from client.settings import template
+from docs.parts import deidentification, keys, messages, reasons
 from server import rounds
 from simulations import scenario
 
@@ -54,6 +55,10 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "help consilium-sim": lambda: help_of("consilium-sim"),
     "help consilium-sim run": lambda: help_of("consilium-sim", "run"),
     "help consilium-site": lambda: help_of("consilium-site"),
+    "help consilium-site ingest": lambda: help_of("consilium-site", "ingest"),
+    "help consilium-site doctor": lambda: help_of("consilium-site", "doctor"),
+    "help consilium-site freeze": lambda: help_of("consilium-site", "freeze"),
+    "site settings": lambda: f"```toml\n{template('aachen', 'none')}```\n",
     "help consilium-server": lambda: help_of("consilium-server"),
     "plan keys": keys.plan_tables,
     "scenario keys": keys.scenario_table,
@@ -62,6 +67,8 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "replies": messages.reply_table,
     "rounds": rounds.as_markdown,
     "reasons": reasons.reason_tables,
+    "kept attributes": deidentification.kept_table,
+    "kept dates": deidentification.dates_table,
     "scenarios": scenario_table,
 }
 """Name of a generated part -> its text, which ends with a newline."""

@@ -50,6 +50,17 @@ _APPEND_ONLY = """
 create trigger {table}_{verb} before {verb} on {table}
 begin select raise(abort, 'the journal is append-only'); end;
 """
+_TAKEN = {
+    "run": "exists (select 1 from run)",
+    "events": "new.number in (select number from events)",
+    "completed": "new.round in (select round from completed)",
+}
+"""When a new row would stand where one is, by table."""
+# What ``replace`` deletes, SQLite hides from delete triggers (https://sqlite.org/lang_conflict.html).
+_NO_REPLACING = """
+create trigger {table}_replace before insert on {table} when {taken}
+begin select raise(abort, 'the journal is append-only'); end;
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,11 +272,8 @@ def _tables(connection: sqlite3.Connection) -> int:
 
 def _lay_out(connection: sqlite3.Connection, path: Path, run: tuple[str, str, int, str, float]) -> None:
     """Create all tables in one transaction, so that a journal has all of them or none."""
-    guards = (
-        _APPEND_ONLY.format(table=table, verb=verb)
-        for table in ("run", "events", "completed")
-        for verb in ("update", "delete")
-    )
+    guards = [_APPEND_ONLY.format(table=table, verb=verb) for table in _TAKEN for verb in ("update", "delete")]
+    guards += [_NO_REPLACING.format(table=table, taken=taken) for table, taken in _TAKEN.items()]
     connection.executescript(f"begin; {_LAYOUT} {''.join(guards)}")
     connection.execute("insert into run values (?,?,?,?,?)", run)
     connection.execute("commit")

@@ -66,12 +66,33 @@ class RoundRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """What a site's data doctor noted under one code: how much it matters, and how many cases it names.
+
+    No cases (0): it is about the data set as a whole.
+    """
+
+    severity: str
+    cases: Count
+
+
+@dataclass(frozen=True, slots=True)
 class SiteData:
-    """What one site could use, and what it set aside, counted by the code of the reason."""
+    """What one site trained on, and what it set aside.
+
+    Attributes:
+        patients: how many could be used.
+        cases: likewise.
+        quarantined: how many cases could not, by the code of the reason.
+        cohort: SHA-256 of the frozen cohort; "" where none is known.
+        doctor: what the site's data doctor noted about the data it was frozen from, by the code of the finding.
+    """
 
     patients: Count
     cases: Count
     quarantined: Mapping[str, Count] = field(default_factory=dict)
+    cohort: str = ""
+    doctor: Mapping[str, Noted] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,11 +295,15 @@ def _participation_document(entry: Participation) -> dict[str, Any]:
 
 
 def _data_document(data: SiteData) -> dict[str, Any]:
-    return {
+    counts = {
         "patients": suppress(data.patients),
         "cases": suppress(data.cases),
         "quarantined": {code: suppress(count) for code, count in data.quarantined.items()},
     }
+    if not data.cohort:
+        return counts
+    noted = {code: {"severity": one.severity, "cases": suppress(one.cases)} for code, one in data.doctor.items()}
+    return counts | {"cohort": data.cohort, "doctor": noted}
 
 
 def _typed(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,8 +311,13 @@ def _typed(document: Mapping[str, Any]) -> dict[str, Any]:
         "timing": Timing(**document["timing"]),
         "lower_is_better": tuple(document["lower_is_better"]),
         "participation": tuple(_participation_from(entry) for entry in document["participation"]),
-        "data": {site: SiteData(**data) for site, data in document["data"].items()},
+        "data": {site: _site_data(data) for site, data in document["data"].items()},
     }
+
+
+def _site_data(document: Mapping[str, Any]) -> SiteData:
+    noted = {code: Noted(**entry) for code, entry in document.get("doctor", {}).items()}
+    return SiteData(**{**document, "doctor": noted})
 
 
 def _participation_from(entry: Mapping[str, Any]) -> Participation:

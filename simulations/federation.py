@@ -1,30 +1,29 @@
-"""From a scenario to sites with prepared cases on disk.
+"""From a scenario to hospitals with folders of images, and what is found in them.
 
 Promises
 - Synthetic hospitals are written as DICOM and read back by the code that reads real ones; real folders are read in
   place and never changed.
-- Whatever a site cannot use is quarantined there with a reason; a hospital that is empty or broken as a whole still
-  becomes a site, which refuses to take part and says why, and the others go on.
+- A hospital that is empty or broken as a whole still becomes a site, which refuses to take part and says why, and the
+  others go on.
 - Dealing cases anew (``partition``) keeps a patient's images together, loses no unusable one, and gives sites neutral
   names.
+
+What a site makes of what was found is left to ``cohorts``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from client.data.case_files import CaseFiles, Quarantined
-from client.data.prepared.cache import prepared_store
-from client.data.prepared.site_data import load_site_data
-from client.data.source.manifest import ManifestSettings, read_manifest, sites_in_manifest
-from client.data.source.series import read_dicom_folder
-from shared import tasks
+from client.data.case_files import CaseFiles, Quarantined, Salt
+from client.data.source.discover import discover
+from client.data.source.found import Found, Table, Wanted
+from client.data.source.tables import read_table
 from shared.errors import ScenarioError, SiteDataError
 from shared.plan import Plan
 from simulations import partition
@@ -33,22 +32,24 @@ from simulations.phantom_hospitals import PhantomFederation, hospitals, tiny_hos
 from simulations.phantoms import write_hospitals
 from simulations.progress import Stages
 from simulations.scenario import Manifest, Phantoms, Scenario
-from simulations.workers import Pool, Sites, SiteSpec
+from simulations.workers import Pool, Sites
 
-_NAMED = 4
-"""Sites that share a remark are named up to this many, and counted beyond."""
-
-HOSPITALS, STORES = "hospitals", "stores"
-"""Folders of a run: synthetic hospitals as they were written, and prepared cases by site."""
+HOSPITALS = "hospitals"
+"""Folder of a run with synthetic hospitals as they were written."""
+MANIFEST = "manifest.csv"
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """What one site has found on disk, before anything is decoded."""
+    """What one site has on disk, before anything is decoded."""
 
     name: str
-    files: tuple[CaseFiles, ...]
-    unusable: tuple[Quarantined, ...] = ()
+    found: Found
+
+
+def salt_of(plan: Plan, site: str) -> Salt:
+    """A simulated site's salt: from the seed, so that a simulation repeats; a real site draws its own secret."""
+    return Salt(site, hashlib.sha256(f"unsafe-simulation-secret/{plan.plan.seed}/{site}".encode()).digest())
 
 
 def require_source(scenario: Scenario, data: Path | None) -> None:
@@ -82,7 +83,7 @@ def find_hospitals(
         found = _in_order(pool, _synthetic, jobs, "writing and reading DICOM", stages)
     else:
         folder = _folder(data, scenario)
-        jobs = {site: (site, source, folder) for site in sites_in_manifest(folder)}
+        jobs = {site: (site, source, folder) for site in _sites_of(folder, source)}
         found = _in_order(pool, _real, jobs, "reading the manifest", stages)
     if not found:
         raise SiteDataError("the manifest has no row below its header", hint="write one for each image", code="no-site")
@@ -105,8 +106,8 @@ def _folder(data: Path | None, scenario: Scenario) -> Path:
         raise ScenarioError(
             f"scenario {scenario.name} needs real images", hint="say where: --data FOLDER (with manifest.csv)"
         )
-    if not (data / "manifest.csv").is_file():
-        raise ScenarioError(f"{data} holds no manifest.csv", hint="--data names the folder that manifest.csv lies in")
+    if not (data / MANIFEST).is_file():
+        raise ScenarioError(f"{data} holds no {MANIFEST}", hint=f"--data names the folder that {MANIFEST} lies in")
     return data
 
 
@@ -126,38 +127,72 @@ def _synthetic(sites: Sites, hospital: PhantomHospital, folder: Path) -> Hospita
         (folder / "truth").mkdir(exist_ok=True)
         (unfinished / "truth" / f"{hospital.name}.csv").replace(folder / "truth" / f"{hospital.name}.csv")
         (unfinished / hospital.name).replace(folder / hospital.name)
-    secret = _secret(seed, hospital.name)
+    wanted = Wanted(
+        sources=(folder / hospital.name / "dicom", folder / hospital.name / "masks"),
+        tables=(Table(folder / hospital.name / "labels.csv"),),
+        dimensions=_dimensions(sites.plan),
+        subgroup_columns=("sex", "age"),
+    )
+    salt = salt_of(sites.plan, hospital.name)
     try:
-        files, unusable = read_dicom_folder(folder / hospital.name, hospital.name, secret, sites.plan.dimensions)
+        return Hospital(hospital.name, discover(wanted, salt))
     except SiteDataError as error:
-        return Hospital(hospital.name, (), (Quarantined("", error.code, error.sentence),))
-    return Hospital(hospital.name, tuple(files), tuple(unusable))
+        return Hospital(hospital.name, Found((), (Quarantined(salt.case("folder"), error.code, error.sentence),), ()))
+
+
+def _sites_of(folder: Path, source: Manifest) -> tuple[str, ...]:
+    """Names of all sites, sorted; a manifest in which a row is no image, or an image two rows, is not half believed."""
+    rows = read_table(folder / MANIFEST, ("site", "image", *source.patient_columns, *source.subgroup_columns))
+    first: dict[tuple[str, PurePosixPath], int] = {}
+    for row in rows:
+        if not row.get("image"):
+            raise SiteDataError(
+                f"row {row.number} of the manifest names no image", hint="fill or drop it", code="no-image"
+            )
+        image = (row.get("site"), PurePosixPath(row.get("image")))  # "./a.png" is "a.png"
+        if first.setdefault(image, row.number) != row.number:
+            raise SiteDataError(
+                f"rows {first[image]} and {row.number} of the manifest name the same image",
+                hint="keep one of them",
+                code="duplicate-image",
+            )
+    return tuple(sorted({row.get("site") for row in rows}))
 
 
 def _real(sites: Sites, site: str, source: Manifest, folder: Path) -> Hospital:
-    settings = ManifestSettings(
-        modality=sites.plan.data.modality,
-        patient_columns=source.patient_columns,
-        subgroup_columns=source.subgroup_columns,
+    table = Table(
+        folder / MANIFEST,
+        columns={"file": ("image",), "patient_id": source.patient_columns},
+        where={"site": site},
         drop_labels=source.drop_labels,
     )
-    return Hospital(site, tuple(read_manifest(folder, site, settings, _secret(sites.plan.plan.seed, site))))
+    rows = read_table(table.path, ("site", "image"))
+    images = (folder / row.get("image") for row in rows if row.get("site") == site)
+    wanted = Wanted(
+        # Not the whole folder: a broken image of another site is none of this one's. What is missing, the table tells.
+        sources=tuple(path for path in images if path.exists()),
+        tables=(table,),
+        dimensions=_dimensions(sites.plan),
+        modality=sites.plan.data.modality,
+        subgroup_columns=source.subgroup_columns,
+    )
+    return Hospital(site, discover(wanted, salt_of(sites.plan, site)))
 
 
-def _secret(seed: int, site: str) -> bytes:
-    """A simulated site's salt: from the seed, so that a simulation repeats; a real site draws its own."""
-    return hashlib.sha256(f"unsafe-simulation-secret/{seed}/{site}".encode()).digest()
+def _dimensions(plan: Plan) -> Literal[2, 3]:
+    return 3 if plan.dimensions == 3 else 2
 
 
 def _dealt(found: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospital, ...]:
     wanted, seed = scenario.setting.partition, scenario.plan.plan.seed
     if wanted.kind == "natural":
         return found
-    files = [one for hospital in found for one in hospital.files]
-    unusable = [one for hospital in found for one in hospital.unusable]
+    cases = [one for hospital in found for one in hospital.found.cases]
+    unusable = [one for hospital in found for one in hospital.found.unusable]
+    homes = [hospital.name for hospital in found for _ in hospital.found.cases]
     rows = [
-        partition.Row(position, one.patient, hospital.name, one.label or "")
-        for position, (hospital, one) in enumerate((h, f) for h in found for f in h.files)
+        partition.Row(position, one.patient, home, one.label or "")
+        for position, (home, one) in enumerate(zip(homes, cases, strict=True))
     ]
     sites = wanted.sites or len(found)
     deal: Mapping[str, Callable[[], Mapping[str, Iterable[int]]]] = {
@@ -167,39 +202,10 @@ def _dealt(found: tuple[Hospital, ...], scenario: Scenario) -> tuple[Hospital, .
     }
     # Nobody knows whose the unusable ones are; dealt in turn, they still count somewhere.
     return tuple(
-        Hospital(name, tuple(files[position] for position in positions), tuple(unusable[place::sites]))
+        Hospital(name, Found(_by_name(cases[position] for position in positions), tuple(unusable[place::sites]), ()))
         for place, (name, positions) in enumerate(deal[wanted.kind]().items())
     )
 
 
-def prepare_stores(found: tuple[Hospital, ...], out: Path, pool: Pool, stages: Stages) -> tuple[SiteSpec, ...]:
-    """Preprocess every hospital's cases into its memory-mapped store, hospitals side by side."""
-    jobs = {hospital.name: (hospital, out / STORES / hospital.name) for hospital in found}
-    stores: dict[str, Path] = {}
-    with stages.stage("preparing cases", len(found)) as advance:
-        for name, store in pool.each(_prepare, jobs):
-            stores[name] = store
-            advance(name)
-    return tuple(SiteSpec(hospital.name, stores[hospital.name]) for hospital in found)
-
-
-def _prepare(sites: Sites, hospital: Hospital, folder: Path) -> Path:
-    task = tasks.task_for(sites.plan)
-    return prepared_store(folder, hospital.files, sites.plan, task, unusable=hospital.unusable).folder
-
-
-def remarks(sites: Sites, specs: tuple[SiteSpec, ...]) -> Iterator[str]:
-    """What is odd about sites that take part, in sentences; a site that sits out says why by itself."""
-    odd: dict[str, list[str]] = defaultdict(list)
-    for spec in specs:
-        with suppress(SiteDataError):
-            data = load_site_data(sites.store(spec), sites.plan, spec.name)
-            reasons = Counter(one.code for one in data.quarantined)
-            if reasons:
-                listed = sum(map(len, (data.train, data.validation, data.test, data.quarantined)))
-                said = ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
-                yield f"{spec.name}: {reasons.total()} of {listed} cases set aside ({said})"
-            for note in data.notes:
-                odd[note].append(spec.name)
-    for note, names in odd.items():
-        yield f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} sites'}: {note}"
+def _by_name(cases: Iterable[CaseFiles]) -> tuple[CaseFiles, ...]:
+    return tuple(sorted(cases, key=lambda one: one.case_id))

@@ -5,7 +5,7 @@ Promises
 - Whatever can be refused is refused before anything is written: an impossible network, missing images, a folder that
   holds something else. Starting anew removes what a run writes and nothing else.
 - Interrupted at any point and started again on the same folder, a run goes on after the last completed round and ends
-  with the same bytes.
+  with the same bytes. On other images than those of its first round it does not go on.
 - What a simulation may do and a real federation may not (predictions by case, pictures) happens here and only here.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import tomli_w
 
+from client.data.prepared.site_data import unusable
 from client.training.inference import predictions
 from server import results as contract
 from server.coordinator import Coordinator, Outcome, Setup, Watch
@@ -35,15 +35,16 @@ from shared.messages import Vector
 from shared.plan import Plan
 from shared.plan_errors import suggest
 from simulations import baselines
+from simulations.cohorts import Frozen, forget, freeze_cohorts, prepare_stores, remarks
 from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
-from simulations.federation import HOSPITALS, STORES, find_hospitals, prepare_stores, remarks, require_source
+from simulations.federation import HOSPITALS, find_hospitals, require_source
 from simulations.progress import Advance, Stages
 from simulations.scenario import Phantoms, Scenario
-from simulations.workers import OWN, Pool, Sites, SiteSpec, default_workers
+from simulations.workers import OWN, SITES_DATA, Pool, Sites, SiteSpec, default_workers
 
 JOURNAL = "journal.sqlite"
-_FOLDERS = (CHECKPOINTS, SERVER_STATE, HOSPITALS, STORES, OWN)
+_FOLDERS = (CHECKPOINTS, SERVER_STATE, HOSPITALS, SITES_DATA, OWN)
 _FILES = (contract.PLAN, contract.RESULTS, contract.ROUNDS, contract.PREDICTIONS, REPORT)
 _PACKAGES = ("consilium", "flwr", "torch", "monai", "numpy")
 
@@ -101,11 +102,15 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
     with Journal.open_or_create(order.out / JOURNAL, scenario.plan, clock) as journal:
         _lay_out(scenario.plan, order.out)
         with Pool(sites, order.workers or default_workers(sites.workbench.device)) as pool:
+            if journal.last_completed() is None:
+                # Nothing was trained on these cohorts yet: a hospital may still be repaired.
+                forget(order.out)
             hospitals = find_hospitals(scenario, order.data, order.out, pool, stages)
-            specs = prepare_stores(hospitals, order.out, pool, stages)
+            cohorts = freeze_cohorts(hospitals, order.out, pool, stages)
+            specs = prepare_stores(cohorts, order.out, pool, stages)
             for remark in remarks(sites, specs):
                 stages.tell(remark)
-            running = _Running(scenario, order, pool, specs, stages, initial)
+            running = _Running(scenario, order, pool, specs, cohorts, stages, initial)
             started = time.perf_counter()
             outcome = _federate(running, journal)
             federated_s = time.perf_counter() - started
@@ -126,6 +131,7 @@ class _Running:
     order: Order
     pool: Pool
     specs: tuple[SiteSpec, ...]
+    cohorts: Mapping[str, Frozen]
     stages: Stages
     initial: Vector
 
@@ -246,7 +252,7 @@ def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object]
         baselines=compared,
         privacy={spec.name: {"unit": plan.privacy.unit} for spec in specs},
         participation=tuple(record.participation for record in records),
-        data={spec.name: _site_data(sites, spec) for spec in specs},
+        data={spec.name: _site_data(sites, spec, running.cohorts[spec.name]) for spec in specs},
     )
 
 
@@ -254,8 +260,13 @@ def _block(measured: Measurement | None, sites: Sites) -> Mapping[str, object]:
     return measured.block(sites.workbench.task) if measured else {}
 
 
-def _site_data(sites: Sites, spec: SiteSpec) -> contract.SiteData:
-    """What a site could use, from its store; known also for a site that was refused."""
+def _site_data(sites: Sites, spec: SiteSpec, frozen: Frozen) -> contract.SiteData:
+    """What a site could use, and what its doctor noted; known also for a site that was refused."""
     store = sites.store(spec)
-    reasons = Counter(one.code for one in store.quarantined)
-    return contract.SiteData(len({entry.patient for entry in store.entries}), len(store), dict(reasons))
+    return contract.SiteData(
+        patients=len({entry.patient for entry in store.entries}),
+        cases=len(store),
+        quarantined=unusable(store, sites.cohort(spec)),
+        cohort=frozen.digest,
+        doctor=frozen.doctor,
+    )

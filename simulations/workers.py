@@ -25,24 +25,41 @@ from typing import Any, TypeVar
 
 import torch
 
+from client.data.cohort.files import load
+from client.data.cohort.manifest import Cohort
+from client.data.dataset import Dataset
 from client.data.prepared.site_data import load_site_data
 from client.data.prepared.store import Store
 from client.site import Site
 from client.workbench import Workbench
+from shared.crypto.signing import SigningKey
 from shared.errors import CapacityError
 from shared.plan import Plan
 
 Result = TypeVar("Result")
 
 OWN = "sites"
-"""Folder of what sites keep for themselves."""
+"""Folder of the models that sites keep for themselves."""
+SITES_DATA = "sites-data"
+"""Folder of the sites' data sets, one each: archive, frozen cohort, prepared cases."""
+KEY = "signing.pem"
+"""File in a site's data set with the key that signs its cohorts."""
 
 
 @dataclass(frozen=True)
 class SiteSpec:
-    """Where a simulated site keeps its prepared cases."""
+    """A simulated site and its data.
+
+    Attributes:
+        name: as enrolled.
+        data: folder of its data set (``client.data.dataset``).
+        cohort: digest of the frozen cohort that it trains on.
+        store: folder of its prepared cases.
+    """
 
     name: str
+    data: Path
+    cohort: str
     store: Path
 
 
@@ -66,13 +83,22 @@ class Sites:
     def site(self, spec: SiteSpec) -> Site:
         """The site of ``spec``, opened when first needed; raises ``SiteDataError`` where it has too little data."""
         if spec.name not in self._sites:
-            data = load_site_data(self.store(spec), self.plan, spec.name)
+            data = load_site_data(self.store(spec), self.cohort(spec), self.plan)
             self._sites[spec.name] = Site(spec.name, data, self.workbench, self.folder / OWN / spec.name)
         return self._sites[spec.name]
 
     def store(self, spec: SiteSpec) -> Store:
         """The prepared cases of ``spec``, usable for a plan or not."""
         return Store.open(spec.store, verify="on-use")
+
+    def cohort(self, spec: SiteSpec) -> Cohort:
+        """The frozen cohort of ``spec``; raises ``SiteDataError`` where it is not what the site signed."""
+        return site_cohort(spec.data, spec.cohort)
+
+
+def site_cohort(folder: Path, digest: str) -> Cohort:
+    """The cohort with ``digest`` of the site whose data set lies in ``folder``, as it was signed."""
+    return load(Dataset(folder).cohorts, SigningKey.load(folder / KEY).verify_key, digest)
 
 
 _here: Sites | None = None

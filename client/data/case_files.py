@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
 from dataclasses import dataclass, field
 
 from shared.errors import SiteDataError
+from shared.preprocessing.deidentification_values import age_band
 from shared.preprocessing.image import Modality
 from shared.preprocessing.readable import Readable
 
@@ -27,9 +27,6 @@ _SECRET_BYTES = 16
 _ID_DIGITS = 24
 _UUID_BYTES = 16
 _MOST_DAYS = 3653
-_AGE = re.compile(r"(\d{1,3})(?:\.\d+)?([YMWD]?)")
-# Upper bounds and names of bands; five of them, so that a band of a small hospital still holds several people.
-_BANDS = ((18, "0-17"), (40, "18-39"), (60, "40-59"), (80, "60-79"))
 
 UNKNOWN = "unknown"
 
@@ -129,12 +126,3 @@ def subgroup(column: str, value: str) -> tuple[str, str]:
     """The pair to report under: ages in bands, an empty value as ``unknown``, all else as it is."""
     text = value.strip()
     return column, (age_band(text) if column == "age" else text) or UNKNOWN
-
-
-def age_band(age: str) -> str:
-    """Band of an age in years ("63", "63.5") or as DICOM writes it ("063Y", "010M"; PS3.5 6.2, AS); "" if neither."""
-    found = _AGE.fullmatch(age)
-    if found is None:
-        return ""
-    years = int(found[1]) // {"M": 12, "W": 52, "D": 365}.get(found[2], 1)
-    return next((band for above, band in _BANDS if years < above), "80+")

@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from server.report import examples, figures, tables, words
 from server.report.arms import Kind, arms_of, at_a_glance
+from server.report.doctor import doctor_table
 from server.report.metrics import DASH, LEVEL, NAMES, TIMES, duration, interval, label, meaning, measure, number
 from server.report.run import Run, read_run, sites_of
 from server.results import replace_file
@@ -92,6 +93,8 @@ def context(run: Run, phantoms: Sequence[examples.PhantomExample] = ()) -> dict[
         "participation": tables.participation_table(run) if results.participation else None,
         "attendance": _attendance(run),
         "data": tables.data_table(run),
+        "doctor": doctor_table(run),
+        "doctor_words": words.doctor(run),
         "phantoms": [(example.caption, Markup(examples.picture(example))) for example in phantoms],  # noqa: S704
         "outline_colours": (examples.TRUTH, examples.PREDICTION),
         "privacy": words.privacy(run),

@@ -58,6 +58,19 @@ def privacy(run: Run) -> list[str]:
     return [_guarantee(run), _sums(run.plan), _released(run.plan)]
 
 
+def doctor(run: Run) -> str:
+    """How many sites' data were looked at before training, and at how many there was something; may be empty."""
+    looked = [site for site in run.results.data.values() if site.cohort]
+    if not looked:
+        return ""
+    severities = [{noted.severity for noted in site.doctor.values()} for site in looked]
+    errors, warnings = (sum(level in found for found in severities) for level in ("error", "warning"))
+    return (
+        f"Before training, a data doctor looked through the images of {_count(len(looked), 'site')}, and each of them "
+        f"froze its cohort. It found errors at {_count(errors, 'site')} and warnings at {_count(warnings, 'site')}."
+    )
+
+
 def _who(run: Run) -> str:
     plan, sites = run.plan, run.sites
     who = _count(len(sites), "site").capitalize() if sites else "The sites"

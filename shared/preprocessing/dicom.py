@@ -2,18 +2,18 @@
 
 Promises
 - One frame becomes a 2-D image as displayed; several frames, in one file or many, become a volume on the grid that
-  their positions span, turned to the canonical axes of ``image``. The order of ``paths`` does not matter.
+  their positions span, turned to the canonical axes of ``image``. The order of ``files`` does not matter.
 - Geometry is checked before the first pixel is decoded.
 - Nothing is guessed: frames without positions (a cine loop), tiles of a slide, segmentations and mixtures are refused
-  under stable codes. The only exception is ``CaseError``; a file is named by its place in ``paths``.
+  under stable codes. The only exception is ``CaseError``; a file is named by its place in ``files``.
 
 A case holds the float volume and the encoded files at once, no second copy of the volume unless its axes must move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,21 +21,29 @@ from numpy.typing import NDArray
 from shared.errors import CaseError
 from shared.preprocessing.dicom_file import DicomFile, read_file
 from shared.preprocessing.dicom_header import Plane
-from shared.preprocessing.dicom_pixels import decode, decode_into
+from shared.preprocessing.dicom_pixels import decode_frame, decode_into
 from shared.preprocessing.image import FloatArray, Image
-from shared.preprocessing.orientation import canonical_affine, spacing_of, to_canonical
+from shared.preprocessing.orientation import Grid, canonical_affine, canonical_axes, spacing_of, to_canonical
 from shared.preprocessing.quarantine import refuse_oversized
+from shared.preprocessing.readable import Readable
 from shared.preprocessing.slice_grid import affine_of, order_of
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
-def image_from_files(paths: Sequence[Path]) -> Image:
-    """Read all files of one case.
+
+def image_from_files(files: Sequence[Readable]) -> Image:
+    """Read all files of one case; see ``image_of``."""
+    return image_of(read_files(files))
+
+
+def image_of(files: Sequence[DicomFile]) -> Image:
+    """The image or volume that ``files`` make.
 
     Raises:
         CaseError: under one of the codes of ``dicom_pixels`` and ``slice_grid``, or "no-files", "not-an-image",
             "tiled-image", "no-position", "mixed-size", "mixed-modality", or those of ``Image``.
     """
-    files = read_files(paths)
     for file in files:
         _require_image(file)
     if sum(file.shape[0] for file in files) == 1:
@@ -48,11 +56,24 @@ def image_from_files(paths: Sequence[Path]) -> Image:
     return Image(to_canonical(voxels, affine), spacing_of(moved), files[0].modality, affine_lps=moved)
 
 
-def read_files(paths: Sequence[Path]) -> list[DicomFile]:
-    """``read_file`` of each path; an error says which of the files it is about."""
-    if not paths:
+def frame_of(file: DicomFile, index: int) -> Image:
+    """One frame of a file as a 2-D image; raises ``CaseError`` as ``image_of``, or "no-such-frame"."""
+    _require_image(file)
+    if not 0 <= index < file.shape[0]:
+        raise CaseError(f"frame {index + 1} of a file of {file.shape[0]} frames", code="no-such-frame")
+    return _flat(file, index)
+
+
+def read_files(files: Sequence[Readable]) -> list[DicomFile]:
+    """``read_file`` of each."""
+    return each_of(files, read_file)
+
+
+def each_of(files: Sequence[Given], read: Callable[[Given], Made]) -> list[Made]:
+    """``read`` of each of the files of a case; an error says which of them it is about."""
+    if not files:
         raise CaseError("the case has no files", code="no-files")
-    return [_numbered(path, number, len(paths)) for number, path in enumerate(paths, start=1)]
+    return [_numbered(file, read, number, len(files)) for number, file in enumerate(files, start=1)]
 
 
 def planes_in(files: Sequence[DicomFile]) -> list[Plane]:
@@ -84,9 +105,21 @@ def planes_in(files: Sequence[DicomFile]) -> list[Plane]:
     return [plane for file in files for plane in file.planes or ()]
 
 
-def _numbered(path: Path, number: int, total: int) -> DicomFile:
+def grid_of(files: Sequence[DicomFile]) -> Grid:
+    """The grid of the image that ``files`` make, without decoding them; raises ``CaseError`` as ``image_of``."""
+    rows, columns = files[0].shape[2:]
+    if sum(file.shape[0] for file in files) == 1:
+        return Grid((1, rows, columns), None if files[0].planes is None else affine_of(files[0].planes))
+    planes = planes_in(files)
+    affine = affine_of([planes[index] for index in order_of(planes)])
+    stored = (len(planes), rows, columns)
+    shape = tuple(stored[source] for source in canonical_axes(affine)[0])
+    return Grid(shape, canonical_affine(affine, stored))
+
+
+def _numbered(file: Given, read: Callable[[Given], Made], number: int, total: int) -> Made:
     try:
-        return read_file(path)
+        return read(file)
     except CaseError as error:
         raise CaseError(f"file {number} of {total}: {error.sentence}", hint=error.hint, code=error.code) from None
 
@@ -102,9 +135,9 @@ def _require_image(file: DicomFile) -> None:
         )
 
 
-def _flat(file: DicomFile) -> Image:
+def _flat(file: DicomFile, index: int = 0) -> Image:
     known = file.spacing_mm is not None
-    return Image(decode(file)[0], file.spacing_mm or (1.0, 1.0), file.modality, spacing_known=known)
+    return Image(decode_frame(file, index), file.spacing_mm or (1.0, 1.0), file.modality, spacing_known=known)
 
 
 def _stacked(files: Sequence[DicomFile], order: NDArray[np.intp]) -> FloatArray:

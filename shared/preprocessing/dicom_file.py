@@ -1,20 +1,21 @@
 """One DICOM file with pixels, read but not decoded.
 
 Promises
-- ``read_file`` accepts part 10 files, with any name, and bare datasets without preamble. Whatever the bytes are, the
-  only exception is ``CaseError``, and its sentence holds no header value but counts.
+- ``parse`` accepts the bytes of part 10 files and of bare datasets without preamble. Whatever the bytes are, the only
+  exception is ``CaseError``, and its sentence holds no header value but counts.
 - What later steps decide on (size, kind, modality, geometry) is read once, here; a file that says something impossible
   is refused before its pixels are decoded.
 """
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.tag import Tag
 
 from shared.errors import CaseError
 from shared.preprocessing.dicom_header import (
@@ -25,14 +26,16 @@ from shared.preprocessing.dicom_header import (
     pixel_spacing,
     planes_of,
     text,
+    whole,
 )
 from shared.preprocessing.image import Modality
 from shared.preprocessing.quarantine import refuse_oversized, refusing
+from shared.preprocessing.readable import Readable, contents
 
 PALETTE = "PALETTE COLOR"
 """The photometric interpretation of stored values that are entries of a colour table."""
 
-_PIXEL_ELEMENTS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PIXEL_ELEMENTS = tuple(Tag(name) for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 # SOP classes: Segmentation Storage and Label Map Segmentation Storage.
 _SEGMENTATIONS = {"1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"}
 
@@ -61,28 +64,44 @@ class DicomFile:
     dataset: FileDataset = field(repr=False)
 
 
-def read_file(path: Path) -> DicomFile:
+def read_file(file: Readable) -> DicomFile:
     """Read a file's header and its still encoded pixels.
 
     Raises:
-        CaseError: "unreadable-dicom", "no-pixel-data", "image-too-large" or "bad-geometry".
+        CaseError: "unreadable-dicom", "no-pixel-data", "image-too-large" or "bad-geometry", or those of ``contents``.
     """
+    return described(parse(contents(file)))
+
+
+def parse(content: bytes) -> FileDataset:
+    """All elements of a DICOM file, not yet interpreted; raises ``CaseError`` ("unreadable-dicom")."""
     with refusing("unreadable-dicom", "the file cannot be read as DICOM", "check that the transfer was complete"):
         # Forced: archives of the nineties wrote files without the preamble that marks DICOM today.
-        dataset = dcmread(path, force=True)
+        dataset = dcmread(io.BytesIO(content), force=True)
+        # pydicom would keep the whole file in memory beside the elements it made of it.
+        dataset.buffer = None
         if "SOPClassUID" not in dataset and "Rows" not in dataset:
             raise CaseError(
                 "the file is not DICOM, or its header is damaged", hint="fetch it again", code="unreadable-dicom"
             )
-        if not any(name in dataset for name in _PIXEL_ELEMENTS):
+        return dataset
+
+
+def described(dataset: FileDataset) -> DicomFile:
+    """What later steps decide on; raises ``CaseError`` as ``read_file``."""
+    with refusing("unreadable-dicom", "the header cannot be interpreted", "check that the transfer was complete"):
+        if not any(tag in dataset for tag in _PIXEL_ELEMENTS):
             raise CaseError("the DICOM file has no pixel data", hint="send images only", code="no-pixel-data")
         return _described(dataset)
 
 
 def _described(dataset: FileDataset) -> DicomFile:
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
-    channels = 3 if dataset.get("SamplesPerPixel", 1) == 3 or photometric == PALETTE else 1
-    shape = (frames_of(dataset), channels, int(dataset.Rows), int(dataset.Columns))
+    photometric = text(dataset, "PhotometricInterpretation").upper() or "MONOCHROME2"
+    channels = 3 if whole(dataset, "SamplesPerPixel") == 3 or photometric == PALETTE else 1
+    rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
+    if not rows or not columns:
+        raise CaseError("the DICOM file does not say how large its image is", code="unreadable-dicom")
+    shape = (frames_of(dataset), channels, rows, columns)
     refuse_oversized(shape)
     planes = planes_of(dataset)
     return DicomFile(

@@ -73,7 +73,8 @@ def modality_of(dataset: Dataset) -> Modality:
 
 def frames_of(dataset: Dataset) -> int:
     """NumberOfFrames; 1 where it is absent, empty or zero."""
-    return max(int(dataset.get("NumberOfFrames") or 1), 1)
+    said = text(dataset, "NumberOfFrames")
+    return max(int(said), 1) if said else 1
 
 
 def holders_of(dataset: Dataset, frame: int) -> tuple[Dataset, ...]:
@@ -102,8 +103,9 @@ def planes_of(dataset: Dataset) -> tuple[Plane, ...] | None:
     if offsets is not None and len(offsets) == frames:
         first = _plane(dataset, 0)
         return None if first is None else tuple(_moved(first, mm) for mm in offsets)
-    # The one position of a classic multi-frame file, if it has any, is that of its first frame.
-    if frames > 1 and _tag("PerFrameFunctionalGroupsSequence") not in dataset:
+    # The one position of a classic multi-frame file, if it has any, is that of its first frame. A damaged header may
+    # claim a billion frames.
+    if frames > 1 and len(items(dataset, "PerFrameFunctionalGroupsSequence")) < frames:
         return None
     planes = [_plane(dataset, frame) for frame in range(frames)]
     known = tuple(plane for plane in planes if plane is not None)
@@ -152,6 +154,18 @@ def decimals(dataset: Dataset, name: str) -> tuple[float, ...]:
         stripped = value.strip(b" \0")
         return tuple(float(part) for part in stripped.split(b"\\")) if stripped else ()
     return tuple(float(part) for part in np.atleast_1d(value))
+
+
+def whole(dataset: Dataset, name: str) -> int | None:
+    """A number of two bytes without sign (VR US); None where it is absent, empty or of another length."""
+    if _tag(name) not in dataset:
+        return None
+    element = dataset.get_item(_tag(name))
+    value = element.value
+    if not isinstance(value, bytes):
+        return value if isinstance(value, int) else None
+    little = getattr(element, "is_little_endian", True)
+    return int.from_bytes(value, "little" if little else "big") if len(value) == 2 else None
 
 
 # A header is asked for some thirty elements; looking a keyword up costs a microsecond each time.

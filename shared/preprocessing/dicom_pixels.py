@@ -16,24 +16,34 @@ Left out: display windows (VOI LUT), overlays, colour profiles, and pixel paddin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import generate_fragments
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from shared.errors import CaseError
+from shared.preprocessing.codestreams import require_modest
 from shared.preprocessing.dicom_file import PALETTE, DicomFile
-from shared.preprocessing.dicom_header import items, rescale_of
+from shared.preprocessing.dicom_header import items, rescale_of, whole
 from shared.preprocessing.image import FloatArray
 from shared.preprocessing.quarantine import refusing
 
 # What pydicom may decode with, in this order; "pydicom" itself knows RLE only.
 _PLUGINS = ("pylibjpeg", "pyjpegls", "pillow", "pydicom")
+# Bits allocated and pixel representation of what is stored as numbers are.
+_NATIVE: dict[tuple[int | None, int | None], np.dtype[np.integer]] = {
+    (8 * size, sign): np.dtype(f"<{'ui'[sign]}{size}") for size in (1, 2) for sign in (0, 1)
+}
+_LITTLE_ENDIAN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+_PIXEL_DATA = Tag("PixelData")
 _GREY = ("MONOCHROME2", "MONOCHROME1")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 
@@ -53,41 +63,88 @@ def decode(file: DicomFile) -> FloatArray:
 
 def decode_into(file: DicomFile, frames: Iterable[FloatArray]) -> None:
     """Write each frame of a file, (channels, rows, columns), to its place; raises as ``decode``."""
-    if file.photometric not in {*_GREY, *_COLOUR, PALETTE}:
-        raise CaseError("the photometric interpretation is not supported", code="unknown-colour")
-    stored = stored_pixels(file)
+    stored = _meant(file, None)
     with refusing("undecodable-pixels", "the pixel values cannot be interpreted"):
         for index, (pixels, frame) in enumerate(zip(stored, frames, strict=True)):
-            if file.photometric in _GREY:
-                _write_grey(pixels, file, index, frame[0])
-            else:
-                frame[:] = _colour(pixels, file)
+            _interpret(pixels, file, index, frame)
 
 
-def stored_pixels(file: DicomFile) -> Stored:
+def decode_frame(file: DicomFile, index: int) -> FloatArray:
+    """Voxels of one frame, (channels, rows, columns), without decoding the others; raises as ``decode``."""
+    voxels = np.empty(file.shape[1:], np.float32)
+    stored = _meant(file, index)
+    with refusing("undecodable-pixels", "the pixel values cannot be interpreted"):
+        _interpret(stored[0], file, index, voxels)
+    return voxels
+
+
+def _meant(file: DicomFile, index: int | None) -> Stored:
+    """``stored_pixels`` whose meaning is known."""
+    if file.photometric not in {*_GREY, *_COLOUR, PALETTE}:
+        raise CaseError("the photometric interpretation is not supported", code="unknown-colour")
+    return stored_pixels(file, index)
+
+
+def _interpret(stored: Stored, file: DicomFile, index: int, out: FloatArray) -> None:
+    """Write the meaning of one frame to ``out``, (channels, rows, columns)."""
+    if file.photometric in _GREY:
+        _write_grey(stored, file, index, out[0])
+    else:
+        out[:] = _colour(stored, file)
+
+
+def stored_pixels(file: DicomFile, index: int | None = None) -> Stored:
     """Pixels as stored, before any meaning: (frames, rows, columns), or (frames, rows, columns, 3) with YBR made RGB.
+
+    With an ``index``, of that frame alone.
 
     Raises:
         CaseError: "undecodable-pixels".
     """
     hint = "compare with the archive's copy; the codec or the file may be damaged"
     with refusing("undecodable-pixels", "the pixel data cannot be decoded", hint):
-        pixels = _decoded(file.dataset)
-        samples = (3,) if file.dataset.get("SamplesPerPixel", 1) == 3 else ()
+        if (plain := _plain(file)) is not None:
+            return plain if index is None else plain[index : index + 1]
+        samples = (3,) if whole(file.dataset, "SamplesPerPixel") == 3 else ()
         frames, _, rows, columns = file.shape
+        pixels = _decoded(file.dataset, index, rows * columns * math.prod(samples))
         # Some files hold more frames than they declare; the declared ones come first.
         return pixels.reshape(-1, rows, columns, *samples)[:frames]
 
 
-def _decoded(dataset: FileDataset) -> Stored:
-    """Try each decoder in order; the last one's failure is the one that counts."""
+def _plain(file: DicomFile) -> Stored | None:
+    """Grey pixels that only need to be looked at as numbers; None where there is anything to decode.
+
+    pydicom takes nearly as long to prepare decoding them as to read their file.
+    """
+    dataset, (frames, _, rows, columns) = file.dataset, file.shape
+    allocated, used, signed = (whole(dataset, name) for name in ("BitsAllocated", "BitsStored", "PixelRepresentation"))
+    syntax, kind = dataset.file_meta.get("TransferSyntaxUID"), _NATIVE.get((allocated, signed))
+    data = dataset.get_item(_PIXEL_DATA).value if _PIXEL_DATA in dataset else None
+    if syntax not in _LITTLE_ENDIAN or kind is None or file.photometric not in _GREY or not isinstance(data, bytes):
+        return None
+    count = frames * rows * columns
+    if whole(dataset, "SamplesPerPixel") != 1 or len(data) < count * kind.itemsize:
+        return None
+    if used is None or allocated is None or not 0 < used <= allocated:
+        return None
+    pixels = np.frombuffer(data, kind, count).reshape(frames, rows, columns)
+    # What stands in unused bits, such as an overlay, is no part of the value (PS3.5 8.1.1).
+    return pixels if used == allocated else (pixels << (allocated - used)) >> (allocated - used)
+
+
+def _decoded(dataset: FileDataset, index: int | None, samples: int) -> Stored:
+    """Try each decoder in order; the last one's failure is the one that counts. A frame has ``samples`` values."""
     decoder = get_decoder(_transfer_syntax(dataset))
+    if decoder.is_encapsulated:
+        require_modest(generate_fragments(dataset.PixelData), samples)
     # A view saves a copy, and is whole unless unused bits must be cleared from it.
-    options: Any = {"view_only": dataset.get("BitsStored") == dataset.get("BitsAllocated")}
+    view = dataset.get("BitsStored") == dataset.get("BitsAllocated")
+    options: Any = {"index": index, "view_only": view}
     plugins = [name for name in _PLUGINS if name in decoder.available_plugins] if decoder.is_encapsulated else [""]
     for plugin in plugins[:-1]:
         try:
-            return decoder.as_array(dataset, decoding_plugin=plugin)[0]
+            return decoder.as_array(dataset, decoding_plugin=plugin, **options)[0]
         except Exception:  # noqa: BLE001, S112 - decoders raise anything; the next one may know this variant
             continue
     return decoder.as_array(dataset, decoding_plugin=plugins[-1], **options)[0]

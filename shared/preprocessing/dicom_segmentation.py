@@ -14,22 +14,21 @@ A fractional segmentation counts from half of its maximum on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 
 from shared.errors import CaseError
-from shared.preprocessing.dicom import planes_in, read_files
-from shared.preprocessing.dicom_file import DicomFile, read_file
-from shared.preprocessing.dicom_header import Plane, holders_of, macro
+from shared.preprocessing.dicom import grid_of, read_files
+from shared.preprocessing.dicom_file import DicomFile, described, parse
+from shared.preprocessing.dicom_header import Plane, holders_of, items, macro
 from shared.preprocessing.dicom_pixels import Stored, stored_pixels
 from shared.preprocessing.image import MaskArray
 from shared.preprocessing.masks import MAX_CLASSES
-from shared.preprocessing.orientation import Affine, canonical_affine, canonical_axes
+from shared.preprocessing.orientation import Affine
 from shared.preprocessing.quarantine import refusing
-from shared.preprocessing.slice_grid import affine_of, order_of
+from shared.preprocessing.readable import Readable, contents
 
 # A frame's voxels must lie within this share of a voxel of the image's: writers round positions and spacings.
 _WITHIN = 0.1
@@ -37,48 +36,55 @@ _WITHIN = 0.1
 _AS_STORED = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.intp)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Grid:
-    """Where a mask goes: shape (D, H, W), and (d, h, w) -> LPS mm or None for an image without position."""
-
-    shape: tuple[int, ...]
-    affine: Affine | None
+def read_segmentation(file: Readable, reference: Sequence[Readable]) -> MaskArray:
+    """Read a DICOM SEG as class indices on the image in the files ``reference``; see ``segmentation_of``."""
+    return segmentation_of(described(parse(contents(file, "mask"))), read_files(reference))
 
 
-def read_segmentation(path: Path, reference: Sequence[Path]) -> MaskArray:
-    """Read a DICOM SEG as class indices, aligned to the image in the files ``reference``.
+def segmentation_of(file: DicomFile, images: Sequence[DicomFile]) -> MaskArray:
+    """Class indices of a DICOM SEG on the voxels of the image that ``images`` make.
 
     Raises:
         CaseError: "not-a-segmentation", "mask-grid", "mask-values", "overlapping-segments", or what reading raises.
     """
-    file = read_file(path)
-    if file.kind != "segmentation":
-        raise CaseError("the mask is not a DICOM segmentation", code="not-a-segmentation")
-    images = read_files(reference)
+    _require_segmentation(file)
     stored = stored_pixels(file)
     with refusing("unreadable-dicom", "the segmentation cannot be interpreted"):
         _require_same_space(file, images)
-        grid = _grid(images)
+        grid = grid_of(images)
         mask = np.zeros(grid.shape, np.uint8)
         for frame in range(len(stored)):
-            if file.planes is None or grid.affine is None:
+            if file.planes is None or grid.affine_lps is None:
                 _require_source(file, frame, images)
                 placement = _AS_STORED
             else:
-                placement = _placement(file.planes[frame], file.shape, grid.affine)
+                placement = _placement(file.planes[frame], file.shape, grid.affine_lps)
             _paint(mask, _classes(file, stored[frame], frame), placement)
     return mask if sum(image.shape[0] for image in images) > 1 else mask[0]
 
 
-def _grid(images: Sequence[DicomFile]) -> _Grid:
-    rows, columns = images[0].shape[2:]
-    if sum(image.shape[0] for image in images) == 1:
-        return _Grid((1, rows, columns), None if images[0].planes is None else affine_of(images[0].planes))
-    planes = planes_in(images)
-    affine = affine_of([planes[index] for index in order_of(planes)])
-    stored = (len(planes), rows, columns)
-    shape = tuple(stored[source] for source in canonical_axes(affine)[0])
-    return _Grid(shape, canonical_affine(affine, stored))
+def segmentation_of_frame(file: DicomFile, image: DicomFile, index: int) -> MaskArray:
+    """Class indices of a DICOM SEG on one frame of a file whose frames have no position, shape (rows, columns).
+
+    Raises:
+        CaseError: as ``segmentation_of``; "mask-grid" where the segmentation names other images only.
+    """
+    with refusing("unreadable-dicom", "the segmentation cannot be interpreted"):
+        _require_segmentation(file)
+        described = len(items(file.dataset, "PerFrameFunctionalGroupsSequence"))
+        named = [_named_frames(file, frame, image) for frame in range(min(described, file.shape[0]))]
+        if not any(named) or file.shape[2:] != image.shape[2:]:
+            raise _misplaced("does not name frames of this image as its source")
+        mask = np.zeros((1, *image.shape[2:]), np.uint8)
+        for frame, numbers in enumerate(named):
+            if index + 1 in numbers:
+                _paint(mask, _classes(file, stored_pixels(file, frame)[0], frame), _AS_STORED)
+    return np.asarray(mask[0])
+
+
+def _require_segmentation(file: DicomFile) -> None:
+    if file.kind != "segmentation":
+        raise CaseError("the mask is not a DICOM segmentation", code="not-a-segmentation")
 
 
 def _require_same_space(file: DicomFile, images: Sequence[DicomFile]) -> None:
@@ -123,13 +129,24 @@ def _placement(plane: Plane, shape: Sequence[int], affine: Affine) -> NDArray[np
 
 def _require_source(file: DicomFile, frame: int, images: Sequence[DicomFile]) -> None:
     """Accept a frame without position only for a single image of its size, which it names as its source if any."""
-    derivation = macro(holders_of(file.dataset, frame), "DerivationImageSequence")
-    sources = (derivation.get("SourceImageSequence") if derivation is not None else None) or ()
-    named = {str(source.get("ReferencedSOPInstanceUID", "")) for source in sources}
+    named = {str(source.get("ReferencedSOPInstanceUID", "")) for source in _sources(file, frame)}
     given = {str(image.dataset.get("SOPInstanceUID", "")) for image in images}
     alone = len(images) == images[0].shape[0] == 1
     if not alone or file.shape[2:] != images[0].shape[2:] or (named and not named & given):
         raise _misplaced("has no position and does not name this image as its source")
+
+
+def _sources(file: DicomFile, frame: int) -> Sequence[Dataset]:
+    """What a frame of a segmentation was drawn on (PS3.3 C.7.6.16.2.6)."""
+    derivation = macro(holders_of(file.dataset, frame), "DerivationImageSequence")
+    return () if derivation is None else items(derivation, "SourceImageSequence")
+
+
+def _named_frames(file: DicomFile, frame: int, image: DicomFile) -> set[int]:
+    """The numbers, from 1, of the frames of ``image`` that a frame of a segmentation was drawn on."""
+    instance = str(image.dataset.get("SOPInstanceUID", ""))
+    own = [each for each in _sources(file, frame) if str(each.get("ReferencedSOPInstanceUID", "")) == instance]
+    return {int(number) for each in own for number in np.atleast_1d(each.get("ReferencedFrameNumber", ()))}
 
 
 def _paint(mask: MaskArray, classes: NDArray[np.integer], placement: NDArray[np.intp]) -> None:

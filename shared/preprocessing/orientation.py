@@ -12,8 +12,9 @@ All affines here map voxel indices in the order of the array's spatial axes to m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import permutations
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,33 @@ _TOWARDS = (2, 1, 0)
 # Six times the volume spanned by three unit vectors: 1 where they are perpendicular, 0.001 where one leans over by 89.9
 # degrees, which no scanner does.
 _LEAST_VOLUME = 1e-3
+# A kilometre: what lies beyond is a damaged number.
+_FARTHEST_MM = 1e6
+
+
+class Placed(Protocol):
+    """Voxels that may have a place in space: an image, or the grid that one lies on."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One length per spatial axis."""
+
+    @property
+    def affine_lps(self) -> Affine | None:
+        """Voxel indices to mm in LPS, or None where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grid:
+    """Where the voxels of an image are, without the image.
+
+    Attributes:
+        shape: (D, H, W) of a volume; (1, rows, columns), as displayed, of a single image.
+        affine_lps: (d, h, w) -> LPS mm, or None for an image without position.
+    """
+
+    shape: tuple[int, ...]
+    affine_lps: Affine | None
 
 
 def spacing_of(affine: Affine) -> tuple[float, ...]:
@@ -36,8 +64,10 @@ def spacing_of(affine: Affine) -> tuple[float, ...]:
 
 def require_invertible(affine: Affine) -> None:
     """Raise ``CaseError`` ("bad-geometry") unless the affine places distinct voxels at distinct, finite points."""
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    volume = np.linalg.det(affine[:3, :3] / lengths) if np.isfinite(affine).all() and lengths.all() else 0.0
+    # Written so that a number that is not a number fails too; what is larger would overflow when squared.
+    near = bool((np.abs(affine) < _FARTHEST_MM).all())
+    lengths = np.linalg.norm(affine[:3, :3], axis=0) if near else np.zeros(3)
+    volume = np.linalg.det(affine[:3, :3] / lengths) if lengths.all() else 0.0
     if abs(volume) < _LEAST_VOLUME:
         raise CaseError(
             "the axes of the volume do not span space", hint="check orientation and spacing", code="bad-geometry"

@@ -12,7 +12,7 @@ Promises
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 import numpy as np
 import PIL.Image
@@ -22,21 +22,24 @@ from numpy.typing import NDArray
 from shared.errors import CaseError
 from shared.preprocessing.image import Image, MaskArray, Modality
 from shared.preprocessing.masks import class_indices, require_same_shape
+from shared.preprocessing.orientation import Placed
 from shared.preprocessing.quarantine import refusing
+from shared.preprocessing.readable import Readable, contents
 
 _FORMATS = ("PNG", "JPEG")
 _GREY = {"1", "L", "I", "I;16", "I;16B", "I;16L", "F"}
 _OPAQUE = 255  # 8 bits: Pillow gives alpha no other depth
 
 
-def image_from_raster(path: Path, modality: Modality = "other") -> Image:
+def image_from_raster(file: Readable, modality: Modality = "other") -> Image:
     """Read a PNG or JPEG file as a 2-D image.
 
     Raises:
         CaseError: "unreadable-image", "image-too-large", "transparent-image", or those of ``Image``.
     """
+    content = contents(file)
     with refusing("unreadable-image", "the image cannot be read", "give an intact PNG or JPEG file"):
-        picture = _opaque(_open(path))
+        picture = _opaque(_open(content))
         if picture.mode not in _GREY:
             picture = picture.convert("RGB")
         values = np.asarray(picture, np.float32)
@@ -44,22 +47,23 @@ def image_from_raster(path: Path, modality: Modality = "other") -> Image:
     return Image(np.ascontiguousarray(channels), (1.0, 1.0), modality, spacing_known=False)
 
 
-def mask_from_raster(path: Path, image: Image) -> MaskArray:
+def mask_from_raster(file: Readable, image: Placed) -> MaskArray:
     """Read a PNG or JPEG file as class indices on the pixels of ``image``.
 
     Raises:
         CaseError: "unreadable-image", "image-too-large", "transparent-image", "mask-shape" or "mask-values".
     """
+    content = contents(file, "mask")
     with refusing("unreadable-image", "the mask cannot be read", "give an intact PNG file"):
-        picture = _open(path)
+        picture = _open(content)
         values = np.asarray(picture if picture.mode == "P" else _opaque(picture))
     require_same_shape(values.shape[:2], image.shape)
     return class_indices(_single(values))
 
 
-def _open(path: Path) -> PIL.Image.Image:
+def _open(content: bytes) -> PIL.Image.Image:
     try:
-        with PIL.Image.open(path, formats=_FORMATS) as picture:
+        with PIL.Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             return PIL.ImageOps.exif_transpose(picture)
     except PIL.Image.DecompressionBombError:
         limit = 2 * (PIL.Image.MAX_IMAGE_PIXELS or 0)

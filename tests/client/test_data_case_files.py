@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.uid import UID
 
 from client.data.case_files import CaseFiles, Salt, age_band, subgroup
 from shared.errors import SiteDataError
@@ -53,6 +54,32 @@ def test_different_identifiers_never_share_a_name(first: list[str], second: list
 
 def test_columns_do_not_run_into_each_other() -> None:
     assert SALT.person("1", "23") != SALT.person("12", "3")
+
+
+def test_an_alias_depends_on_what_it_was_made_from() -> None:
+    names = {SALT.alias("id", "7"), SALT.alias("birth", "7"), SALT.alias("id", "8"), SALT.person("7"), SALT.case("7")}
+    assert len(names) == 5
+
+
+@given(st.text(min_size=1, max_size=64))
+def test_a_uid_becomes_a_valid_one_that_stands_for_it_everywhere(uid: str) -> None:
+    made = SALT.uid(uid)
+    assert UID(made).is_valid
+    assert made.startswith("2.25.")
+    assert made == SALT.uid(uid) != Salt("stare", SECRET).uid(uid)
+
+
+@given(st.text(max_size=24))
+def test_dates_of_a_patient_move_by_a_day_to_ten_years(patient: str) -> None:
+    assert 1 <= SALT.days(patient) <= 3653
+    assert SALT.days(patient) == SALT.days(patient)
+
+
+def test_patients_move_by_different_numbers_of_days_over_the_whole_range() -> None:
+    """Of 2,000 uniform draws, the mean lies within 5 standard errors (23.6 days) of 1827."""
+    days = [SALT.days(str(number)) for number in range(2000)]
+    assert abs(sum(days) / 2000 - 1827) < 5 * 23.6
+    assert len(set(days)) > 1400
 
 
 @pytest.mark.parametrize("secret", [b"", b"short", b"fifteen bytes.."])

@@ -1,40 +1,22 @@
-"""Synthetic hospitals, whose truth is known, through the whole data path."""
+"""Synthetic hospitals, whose truth is known, found and read as a site does it."""
 
 import csv
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
+from made_hospital import verdicts
 
-from client.data.prepared.cache import prepared_store
-from client.data.prepared.site_data import load_site_data
-from client.data.prepared.store import Store
-from client.data.source.series import read_dicom_folder
-from shared.errors import SiteDataError
-from shared.plan import Plan, from_document
-from shared.tasks import task_for
+from client.data.case_files import Salt
+from client.data.ingest.read_case import read_case
+from client.data.ingest.reading import Reading, Rules
+from client.data.source.discover import discover
+from client.data.source.found import Found, Table, Wanted
+from shared.errors import CaseError
 from simulations.phantom_hospitals import hospitals
 from simulations.phantoms import write_hospitals
 
-SECRET = b"phantom-tests-0123456789"
 SEED = 5
-
-
-def plan(task: str, *classes: str, **data: Any) -> Plan:
-    return from_document(
-        {
-            "plan": {"name": "test", "task": task, "rounds": 1},
-            "data": {"modality": "ct", "classes": classes, **data},
-            "preprocessing": {"size": [128, 128], "intensity": {"kind": "window", "low": -160, "high": 240}},
-            "model": {"name": "unet"},
-            "training": {"steps": 1, "patients_per_step": 1, "learning_rate": 0.1},
-            "privacy": {"unit": "none"},
-        }
-    )
-
-
-SEGMENT = plan("segmentation", "background", "liver", "lesion", quarantine_quota=0.5)
-CLASSIFY = plan("classification", "benign", "malignant", quarantine_quota=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +32,30 @@ def truth(out: Path, site: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def opened(out: Path, site: str, plan: Plan, stores: Path) -> Store:
-    files, unusable = read_dicom_folder(out / site, site, SECRET, 2)
-    return prepared_store(stores, files, plan, task_for(plan), unusable=unusable)
+def salt(site: str) -> Salt:
+    return Salt(site, b"phantom-tests-0123456789")
+
+
+def found(out: Path, site: str) -> Found:
+    table = Table(out / site / "labels.csv")
+    return discover(Wanted((out / site,), (table,), dimensions=2, subgroup_columns=("sex", "age")), salt(site))
+
+
+def read(out: Path, site: str) -> tuple[dict[str, Reading], list[str]]:
+    """Cases that can be read, by name, and the reasons why others cannot."""
+    readings, reasons = {}, [one.code for one in found(out, site).unusable]
+    for files in found(out, site).cases:
+        try:
+            readings[files.case_id] = read_case(files, Rules(), salt(site))
+        except CaseError as error:
+            reasons.append(error.code)
+    return readings, sorted(reasons)
 
 
 @pytest.mark.parametrize("site", ["north", "east"])
-def test_masks_have_exactly_the_organ_and_lesion_voxels_of_the_truth(written: Path, site: str, tmp_path: Path) -> None:
-    store = opened(written, site, SEGMENT, tmp_path)
-    found = [store.case(position).mask for position in range(len(store))]
-    counts = sorted((int((mask == 1).sum()), int((mask == 2).sum())) for mask in found if mask is not None)
+def test_masks_have_exactly_the_organ_and_lesion_voxels_of_the_truth(written: Path, site: str) -> None:
+    masks = [one.mask for one in read(written, site)[0].values() if one.mask is not None]
+    counts = sorted((int((mask == 1).sum()), int((mask == 2).sum())) for mask in masks)
     healthy = [row for row in truth(written, site) if not row["fault"]]
     assert counts == sorted((int(row["organ_voxels"]), int(row["lesion_voxels"])) for row in healthy)
 
@@ -67,42 +63,39 @@ def test_masks_have_exactly_the_organ_and_lesion_voxels_of_the_truth(written: Pa
 @pytest.mark.parametrize(
     ("site", "codes"), [("north", ["undecodable-pixels"]), ("east", ["mask-shape", "unreadable-dicom"])]
 )
-def test_every_fault_is_quarantined_and_nothing_else(
-    written: Path, site: str, codes: list[str], tmp_path: Path
-) -> None:
-    store = opened(written, site, SEGMENT, tmp_path)
-    assert sorted(one.code for one in store.quarantined) == codes
-    assert len(store) == sum(not row["fault"] for row in truth(written, site))
+def test_every_fault_has_its_reason_and_nothing_else_has_one(written: Path, site: str, codes: list[str]) -> None:
+    readings, reasons = read(written, site)
+    assert reasons == codes
+    assert len(readings) == sum(not row["fault"] for row in truth(written, site))
 
 
-def test_a_broken_mask_does_not_matter_to_a_task_that_needs_none(written: Path, tmp_path: Path) -> None:
-    store = opened(written, "east", CLASSIFY, tmp_path)
-    assert [one.code for one in store.quarantined] == ["unreadable-dicom"]
+@pytest.mark.parametrize(("site", "lost"), [("north", 0), ("east", 1)])
+def test_every_file_is_an_image_its_mask_the_table_or_the_empty_one(written: Path, site: str, lost: int) -> None:
+    uses = Counter(verdicts(found(written, site)))
+    images = len(truth(written, site)) - lost
+    assert uses[("image", "")] == images
+    assert uses[("table", "")] == 1
+    assert uses[("quarantined", "unreadable-dicom")] == lost
+    # The mask of the empty file is one that a table names, of an image that nobody can read.
+    assert uses[("mask", "")] == images
+    assert uses[("not-listed", "")] == lost
 
 
-def test_labels_and_patients_are_those_of_the_truth(written: Path, tmp_path: Path) -> None:
-    store = opened(written, "east", CLASSIFY, tmp_path)
+def test_labels_patients_and_subgroups_are_those_of_the_truth(written: Path) -> None:
+    cases = found(written, "east").cases
     rows = [row for row in truth(written, "east") if row["fault"] != "empty"]
-    labels = sorted(CLASSIFY.data.classes[entry.label] for entry in store.entries if isinstance(entry.label, int))
-    assert labels == sorted(row["label"] for row in rows)
-    sizes: dict[str, int] = {}
-    for entry in store.entries:
-        sizes[entry.patient] = sizes.get(entry.patient, 0) + 1
-    expected: dict[str, int] = {}
-    for row in rows:
-        expected[row["patient_id"]] = expected.get(row["patient_id"], 0) + 1
-    assert sorted(sizes.values()) == sorted(expected.values())
+    assert Counter(one.label for one in cases) == Counter(row["label"] for row in rows)
+    images = Counter(one.patient for one in cases)
+    assert images == Counter(salt("east").person(row["patient_id"]) for row in rows)
+    with (written / "east" / "labels.csv").open() as file:
+        sexes = {row["series_uid"]: row["sex"] for row in csv.DictReader(file)}
+    expected = Counter((salt("east").uid(row["series_uid"]), sexes[row["series_uid"]]) for row in rows)
+    assert Counter((one.series, dict(one.subgroups)["sex"]) for one in cases) == expected
 
 
-def test_a_strict_quota_keeps_a_hospital_with_faults_out(written: Path, tmp_path: Path) -> None:
-    strict = plan("segmentation", "background", "liver", "lesion", quarantine_quota=0.0)
-    with pytest.raises(SiteDataError, match="1 of "):
-        load_site_data(opened(written, "north", strict, tmp_path), strict, "north")
-
-
-def test_nothing_that_identifies_a_patient_is_in_a_store(written: Path, tmp_path: Path) -> None:
-    store = opened(written, "north", CLASSIFY, tmp_path)
-    text = (store.folder / "index.json").read_text()
+def test_nothing_that_identifies_a_patient_is_in_what_was_found_or_kept(written: Path) -> None:
+    kept = [(one.acquisition, one.dropped, one.source_sha256) for one in read(written, "north")[0].values()]
+    said = repr(found(written, "north")) + repr(kept)
     for row in truth(written, "north"):
-        assert row["patient_id"] not in text
-        assert row["series_uid"] not in text
+        assert row["patient_id"] not in said
+        assert row["series_uid"] not in said

@@ -9,6 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from client.data.ingest.slice_mask import SeriesMask, mask_of_slice, read_series_mask
 from shared.errors import CaseError
+from shared.preprocessing.dicom_file import read_file
 
 ROWS, COLUMNS = 4, 5
 CLASSES = np.arange(3 * ROWS * COLUMNS, dtype=np.uint8).reshape(3, ROWS, COLUMNS)
@@ -37,31 +38,31 @@ def mr(folder: Path, position: list[float], orientation: list[float], spacing: l
 
 def code_of(series: SeriesMask, image: Path) -> str:
     with pytest.raises(CaseError) as caught:
-        mask_of_slice(series, image)
+        mask_of_slice(series, read_file(image))
     return caught.value.code
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_an_axial_slice_is_a_plane_of_the_volume(tmp_path: Path, number: int) -> None:
     image = mr(tmp_path, [10, 20, 30 + 2 * number], [1, 0, 0, 0, 1, 0], [1.5, 0.5])
-    np.testing.assert_array_equal(mask_of_slice(AXIAL, image), CLASSES[number])
+    np.testing.assert_array_equal(mask_of_slice(AXIAL, read_file(image)), CLASSES[number])
 
 
 def test_a_slice_that_is_stored_mirrored_gets_a_mirrored_mask(tmp_path: Path) -> None:
     """Rows run from right to left here, starting at the last column of the volume."""
     image = mr(tmp_path, [10 + 0.5 * 4, 20, 32], [-1, 0, 0, 0, 1, 0], [1.5, 0.5])
-    np.testing.assert_array_equal(mask_of_slice(AXIAL, image), CLASSES[1][:, ::-1])
+    np.testing.assert_array_equal(mask_of_slice(AXIAL, read_file(image)), CLASSES[1][:, ::-1])
 
 
 def test_a_slice_that_is_stored_turned_gets_a_turned_mask(tmp_path: Path) -> None:
     image = mr(tmp_path, [10, 20, 34], [0, 1, 0, 1, 0, 0], [0.5, 1.5], Rows=COLUMNS, Columns=ROWS)
-    np.testing.assert_array_equal(mask_of_slice(AXIAL, image), CLASSES[2].T)
+    np.testing.assert_array_equal(mask_of_slice(AXIAL, read_file(image)), CLASSES[2].T)
 
 
 def test_a_sagittal_slice_is_a_plane_across_the_volume(tmp_path: Path) -> None:
     """Columns run towards posterior, rows towards the feet, at the volume's fourth column."""
     image = mr(tmp_path, [10 + 0.5 * 3, 20, 34], [0, 1, 0, 0, 0, -1], [2, 1.5], Rows=3, Columns=ROWS)
-    np.testing.assert_array_equal(mask_of_slice(AXIAL, image), CLASSES[::-1, :, 3])
+    np.testing.assert_array_equal(mask_of_slice(AXIAL, read_file(image)), CLASSES[::-1, :, 3])
 
 
 def test_a_slice_of_a_tilted_series_finds_its_voxels(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_a_slice_of_a_tilted_series_finds_its_voxels(tmp_path: Path) -> None:
     affine = np.eye(4)
     affine[:3] = np.stack([2 * across, 1.5 * down, [0.5, 0, 0], [10, 20, 30]], axis=1)
     image = mr(tmp_path, list(affine[:3, 3] + 2 * across), [1, 0, 0, *down], [1.5, 0.5])
-    np.testing.assert_array_equal(mask_of_slice(SeriesMask(CLASSES, affine), image), CLASSES[1])
+    np.testing.assert_array_equal(mask_of_slice(SeriesMask(CLASSES, affine), read_file(image)), CLASSES[1])
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_slice_of_another_spacing_is_refused(tmp_path: Path) -> None:
 
 def test_rounding_of_a_tenth_of_a_voxel_is_forgiven(tmp_path: Path) -> None:
     image = mr(tmp_path, [10.02, 20.05, 30.1], [1, 0, 0, 0, 1, 0], [1.5, 0.5])
-    np.testing.assert_array_equal(mask_of_slice(AXIAL, image), CLASSES[0])
+    np.testing.assert_array_equal(mask_of_slice(AXIAL, read_file(image)), CLASSES[0])
 
 
 def test_a_slice_without_position_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from client.data.source.tables import inside, read_table
+from client.data.source.tables import named, read_table, require_inside
 from shared.errors import SiteDataError
 
 
@@ -78,34 +78,34 @@ def test_a_refusal_names_the_row_and_not_what_it_holds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["images/a.png", "a.png", "./a.png", "deep/er/still.nii.gz", "not there.png"])
 def test_a_relative_path_is_taken_within_the_folder(tmp_path: Path, text: str) -> None:
-    assert inside(tmp_path, text, 2) == tmp_path / text
+    path = named(tmp_path, text, 2)
+    assert path == str(tmp_path / text)
+    require_inside(tmp_path, path, 2)
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "../secret",
-        "a/../../secret",
-        "a/../b",
-        "/etc/passwd",
-        "C:/Windows",
-        "c:secret",
-        "nul\0byte",
-        "out/passwd",
-        "loop",
-    ],
+    "text", ["../secret", "a/../../secret", "a/../b", "/etc/passwd", "C:/Windows", "c:secret", "nul\0byte"]
 )
-def test_a_path_that_leaves_the_folder_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "out").symlink_to("/etc")
-    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+def test_a_path_that_says_it_leaves_the_folder_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SiteDataError) as caught:
-        inside(tmp_path, text, 7)
+        named(tmp_path, text, 7)
     assert caught.value.code == "path-outside"
     assert "row 7" in caught.value.sentence
     assert text not in caught.value.sentence
 
 
+@pytest.mark.parametrize("text", ["out/passwd", "loop", "file"])
+def test_a_path_that_a_link_takes_out_of_the_folder_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "out").symlink_to("/etc")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").symlink_to("/etc/passwd")
+    with pytest.raises(SiteDataError) as caught:
+        require_inside(tmp_path, named(tmp_path, text, 7), 7)
+    assert caught.value.code == "path-outside"
+    assert "row 7" in caught.value.sentence
+
+
 def test_a_link_that_stays_in_the_folder_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert inside(tmp_path, "link/a.png", 2) == tmp_path / "link/a.png"
+    require_inside(tmp_path, named(tmp_path, "link/a.png", 2), 2)

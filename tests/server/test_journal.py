@@ -139,24 +139,28 @@ def test_rounds_are_completed_in_order_and_once(journal: Journal, wrong: int) ->
 
 
 @pytest.mark.parametrize("table", ["run", "events", "completed"])
-@pytest.mark.parametrize("statement", ["update {} set rowid = 99", "delete from {}"])
+@pytest.mark.parametrize(
+    "statement", ["update {} set rowid = 99", "delete from {}", "replace into {} select * from {}"]
+)
 def test_rows_cannot_be_changed_or_removed(path: Path, journal: Journal, table: str, statement: str) -> None:
     journal.record(1, "training", "deadline")
     journal.complete_round(1, "c1", "")
     connection = sqlite3.connect(path)
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-        connection.execute(statement.format(table))
+        connection.execute(statement.replace("{}", table))
     connection.close()
 
 
-def test_every_table_has_both_guards(path: Path, journal: Journal) -> None:  # noqa: ARG001 - creates the file
+def test_every_table_has_its_guards(path: Path, journal: Journal) -> None:  # noqa: ARG001 - creates the file
     connection = sqlite3.connect(path)
     names = {
         kind: {name for (name,) in connection.execute("select name from sqlite_master where type = ?", (kind,))}
         for kind in ("table", "trigger")
     }
     connection.close()
-    assert names["trigger"] == {f"{table}_{verb}" for table in names["table"] for verb in ("update", "delete")}
+    assert names["trigger"] == {
+        f"{table}_{verb}" for table in names["table"] for verb in ("update", "delete", "replace")
+    }
     assert names["table"]
 
 

@@ -17,6 +17,7 @@ from server.results import (
     PREDICTIONS,
     RESULTS,
     ROUNDS,
+    Noted,
     Participation,
     Prediction,
     RoundRecord,
@@ -113,6 +114,25 @@ def test_small_cells_cannot_reach_the_file(tmp_path: Path) -> None:
     write_results(tmp_path, replace(results(), data={"tiny": SiteData(2, 4, {"mask-shape": 1, "image-spacing": 5})}))
     quarantined = {"mask-shape": "<3", "image-spacing": 5}
     assert document(tmp_path)["data"] == {"tiny": {"patients": "<3", "cases": 4, "quarantined": quarantined}}
+
+
+def test_a_doctors_small_counts_cannot_reach_the_file_and_what_is_about_all_images_stays_zero(tmp_path: Path) -> None:
+    noted = {"mask-empty": Noted("error", 2), "label-spelling": Noted("warning", 0), "ct-range": Noted("warning", 3)}
+    write_results(tmp_path, replace(results(), data={"tiny": SiteData(5, 9, {}, "c" * 64, noted)}))
+    found = document(tmp_path)["data"]["tiny"]
+    assert found["cohort"] == "c" * 64
+    assert found["doctor"] == {
+        "mask-empty": {"severity": "error", "cases": "<3"},
+        "label-spelling": {"severity": "warning", "cases": 0},
+        "ct-range": {"severity": "warning", "cases": 3},
+    }
+    assert read_results(tmp_path).data["tiny"].doctor["ct-range"] == Noted("warning", 3)
+
+
+def test_where_no_cohort_is_known_there_is_no_key_for_it() -> None:
+    assert results_document(replace(results(), data={"a": SiteData(5, 9)}))["data"]["a"].keys() == {
+        "patients", "cases", "quarantined"
+    }  # fmt: skip
 
 
 def test_a_number_that_is_not_finite_is_written_as_null(tmp_path: Path) -> None:

@@ -30,11 +30,12 @@ from pydicom.uid import (
 from shared.errors import CaseError
 from shared.preprocessing.dicom import image_from_files
 from shared.preprocessing.dicom_file import read_file
-from shared.preprocessing.dicom_pixels import decode
+from shared.preprocessing.dicom_pixels import decode, stored_pixels
 from shared.preprocessing.image import FloatArray
 
 RNG = np.random.default_rng(1)
 NAME = "Mustermann^Erika"
+NATIVE = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
 
 
 def dataset(pixels: NDArray[Any], syntax: str = ExplicitVRLittleEndian, **elements: Any) -> FileDataset:
@@ -150,6 +151,27 @@ def test_bits_above_the_stored_ones_are_not_part_of_the_value(tmp_path: Path) ->
 def test_signed_values_of_fewer_bits_keep_their_sign(tmp_path: Path) -> None:
     pixels = np.array([[0x0FFF, 0x0800, 0x07FF]], np.int16)
     assert voxels_of(tmp_path, pixels, BitsStored=12, HighBit=11).tolist() == [[[-1.0, -2048.0, 2047.0]]]
+
+
+@given(data=st.data())
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_stored_as_numbers_is_looked_at_as_pydicom_looks_at_it(tmp_path: Path, data: st.DataObject) -> None:
+    """Whatever stands in unused bits, for all frames or for one of them."""
+    allocated, sign = data.draw(st.sampled_from([8, 16])), data.draw(st.integers(0, 1))
+    used, frames = data.draw(st.integers(1, allocated)), data.draw(st.integers(1, 3))
+    content = data.draw(st.binary(min_size=frames * 6 * allocated // 8, max_size=60))
+    made = dataset(np.zeros((2, 3), f"u{allocated // 8}"), data.draw(st.sampled_from(NATIVE)))
+    made.PixelRepresentation, made.BitsStored, made.HighBit, made.NumberOfFrames = sign, used, used - 1, frames
+    made.PixelData = content + b"\0" * (len(content) % 2)
+    path = write(tmp_path, made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom wonders about surplus bytes
+        expected = pydicom.dcmread(path).pixel_array.reshape(-1, 2, 3)[:frames]
+    found = stored_pixels(read_file(path))
+    assert np.array_equal(found, expected)
+    assert found.dtype == expected.dtype
+    last = frames - 1
+    assert np.array_equal(stored_pixels(read_file(path), last), expected[last:])
 
 
 def test_rgb_is_channels_first_whatever_the_planar_configuration(tmp_path: Path) -> None:
@@ -335,7 +357,7 @@ def test_what_is_not_dicom_is_called_unreadable(tmp_path: Path, content: bytes) 
 
 
 def test_a_missing_file_is_a_refusal_too(tmp_path: Path) -> None:
-    assert refusal(tmp_path / "gone.dcm").code == "unreadable-dicom"
+    assert refusal(tmp_path / "gone.dcm").code == "image-missing"
 
 
 def test_pixel_data_that_is_too_short_is_refused(tmp_path: Path) -> None:

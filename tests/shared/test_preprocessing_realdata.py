@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from numpy.typing import NDArray
 
 from shared.errors import CaseError
 from shared.plan import Plan, from_document
 from shared.preprocessing.dicom import image_from_files
 from shared.preprocessing.dicom_file import read_file
-from shared.preprocessing.dicom_pixels import decode
+from shared.preprocessing.dicom_pixels import decode, stored_pixels
 from shared.preprocessing.image import Image
 from shared.preprocessing.nifti import image_from_nifti, mask_from_nifti
 from shared.preprocessing.pipeline import prepare
@@ -64,6 +65,30 @@ def test_every_file_that_pydicom_decodes_is_decoded_and_the_others_are_refused()
     print(dict(found))
     assert {code for decodable, code in found if decodable} == {"read"}
     assert "read" not in {code for decodable, code in found if not decodable}
+
+
+def pydicom_pixels(path: Path) -> NDArray[np.generic] | None:
+    """What ``pydicom.dcmread(path).pixel_array`` gives with every plugin that is installed; None where it fails."""
+    try:
+        return pydicom.dcmread(path).pixel_array
+    except Exception:  # noqa: BLE001 - it raises anything
+        return None
+
+
+@pytest.mark.slow
+def test_every_file_that_pydicom_decodes_has_the_same_pixels_to_the_bit() -> None:
+    """There are no exceptions, also none for lossy JPEG; ours has an axis for frames where there is one frame."""
+    compared: Counter[str] = Counter()
+    for path in sorted(path for path in CORPUS.rglob("*") if path.is_file() and path.suffix != ".csv"):
+        expected = pydicom_pixels(path)
+        if expected is None:
+            continue
+        found = stored_pixels(read_file(path))
+        single = len(found) == 1 and expected.shape == found.shape[1:]
+        assert np.array_equal(found[0] if single else found, expected, equal_nan=expected.dtype.kind == "f")
+        compared[str(pydicom.dcmread(path).file_meta.TransferSyntaxUID)] += 1
+    print(dict(compared))
+    assert (compared.total() > 300, len(compared) > 12) == (True, True)
 
 
 def test_every_file_of_the_corpus_is_an_image_or_refused_as_a_kind_that_is_none() -> None:

@@ -21,29 +21,15 @@ import nibabel
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_hospitals import (
-    SEED,
-    SEGMENTATION,
-    SITES,
-    Interrupted,
-    Said,
-    contents,
-    document,
-    read_rows,
-    save_png,
-    sim,
-    start_sim,
-    write_hospitals,
-    write_rows,
-    write_scenario,
-)
+from picture_hospitals import SITES, read_rows, save_png, write_hospitals, write_rows
+from small_hospitals import SEGMENTATION, Interrupted, Said, contents, document, sim, start_sim, write_scenario
 
 from client.data.cohort.split import split_of
-from client.data.source.manifest import ManifestSettings, read_manifest
 from server.results import read_rounds
 from shared.plan import from_document
 from simulations import run as running
-from simulations.federation import _secret
+from simulations.cohorts import rule_of
+from simulations.federation import salt_of
 from simulations.progress import Silent
 from simulations.run import Order
 from simulations.scenario import load
@@ -54,6 +40,7 @@ Row = dict[str, str]
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "bad-input.md").read_text()
 OTHERS = set(SITES) - {"bergen"}
+MANY_ROUNDS: dict[str, Any] = {"plan__rounds": 25, "aggregation__method": "fedavgm", "evaluation__every": 5}
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +99,11 @@ def went_on_with_all(images: Path) -> dict[str, Any]:
     found = outcome(images)
     assert all(set(entry["participants"]) == set(SITES) and not entry["missing"] for entry in found["participation"])
     return found
+
+
+def usable(found: dict[str, Any], site: str) -> dict[str, Any]:
+    """What results.json says that a site could use."""
+    return {key: found["data"][site][key] for key in ("cases", "patients", "quarantined")}
 
 
 def edit(change: Callable[[list[Row]], object]) -> Spoil:
@@ -379,13 +371,9 @@ def test_a_site_of_one_class_takes_part_and_is_remarked_upon(capsys: Capsys, ima
 def a_patient_in(split: str, images: Path) -> str:
     """A patient of bergen whom the plan deals into ``split``."""
     plan = from_document({name: table for name, table in document().items() if name != "scenario"})
-    files = read_manifest(images, "bergen", ManifestSettings(), _secret(SEED, "bergen"))
-    rows = [row for row in read_rows(images) if row["site"] == "bergen"]
-    return next(
-        row["patient"]
-        for row, one in zip(rows, files, strict=True)
-        if split_of(SEED, "bergen", one.patient, plan.data) == split
-    )
+    salt = salt_of(plan, "bergen")
+    known = (row["patient"] for row in read_rows(images) if row["site"] == "bergen")
+    return next(one for one in known if split_of(rule_of(plan), "bergen", salt.person(one)) == split)
 
 
 def test_a_site_with_one_patient_takes_part_with_a_warning_if_that_patient_is_trained_on(
@@ -398,7 +386,7 @@ def test_a_site_with_one_patient_takes_part_with_a_warning_if_that_patient_is_tr
     told(said, "bergen: one patient makes up the whole training split: the update follows that patient")
     told(said, "bergen: no patient falls into the test split: this site adds nothing to test figures")
     found = went_on_with_all(images)
-    assert found["data"]["bergen"] == {"cases": "<3", "patients": "<3", "quarantined": {}}
+    assert usable(found, "bergen") == {"cases": "<3", "patients": "<3", "quarantined": {}}
 
 
 def test_a_site_whose_one_patient_is_not_trained_on_sits_out(capsys: Capsys, images: Path) -> None:
@@ -441,10 +429,10 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was interrupted when its three DICOM hospitals were written and read."""
+    """A run that was interrupted when its three DICOM hospitals were written, and before anything was stored."""
     out = tmp_path_factory.mktemp("dicom") / "run"
     with pytest.raises(KeyboardInterrupt):
-        running.run(load("hundred-sites", SETTINGS), Order(out, workers=1), Interrupted("preparing cases", 0))
+        running.run(load("hundred-sites", SETTINGS), Order(out, workers=1), Interrupted("writing and reading DICOM", 2))
     return out
 
 
@@ -482,7 +470,7 @@ def test_a_corrupt_dicom_file_costs_its_own_case_and_no_other(
     told(said, f"clinic-001: 3 of 12 cases set aside (3 {code})")
     found = json.loads((out / "results.json").read_text())
     assert found["data"]["clinic-001"]["cases"] == 9
-    assert found["data"]["clinic-002"] == {"cases": 12, "patients": 4, "quarantined": {}}
+    assert usable(found, "clinic-002") == {"cases": 12, "patients": 4, "quarantined": {}}
 
 
 def test_a_dicom_hospital_without_its_folder_sits_out(capsys: Capsys, written: Path, tmp_path: Path) -> None:
@@ -490,7 +478,7 @@ def test_a_dicom_hospital_without_its_folder_sits_out(capsys: Capsys, written: P
     shutil.rmtree(out / "hospitals" / "clinic-001" / "dicom")
     said = resume_dicom(capsys, out)
     assert said.status == 0
-    told(said, "clinic-001 sits out: this site is empty: 0 usable cases, 1 unusable (1 no-dicom)")
+    told(said, "clinic-001 sits out: this site is empty: 0 usable cases, 1 unusable (1 source-missing)")
 
 
 def test_no_sentence_anywhere_names_a_patient(capsys: Capsys, written: Path, tmp_path: Path) -> None:
@@ -528,6 +516,13 @@ def no_file_over(size: int) -> Iterator[None]:
         pytest.param(
             60_000,
             {},
+            "the archive's catalogue cannot be used: disk I/O error",
+            "check the disk's space, quota, health and permissions, then run the same command again",
+            id="archive",
+        ),
+        pytest.param(
+            150_000,
+            MANY_ROUNDS,
             "the journal cannot be written: disk I/O error",
             "check the disk's space, quota, health and permissions, then resume the run",
             id="journal",
@@ -535,8 +530,8 @@ def no_file_over(size: int) -> Iterator[None]:
         pytest.param(
             200_000,
             {"preprocessing__size": [64, 64]},
-            "no room after 0.2 MiB of prepared cases; the disk has ",
-            "free some space, choose another folder, or reduce preprocessing.size",
+            "no room after 0.2 MiB of a segment; the disk has ",
+            "free some space, then run the same command again: what is stored stays",
             id="prepared-cases",
         ),
         pytest.param(
@@ -568,9 +563,6 @@ def whole(intact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     setting = load(str(write_scenario(folder, **MANY_ROUNDS)))
     return running.run(setting, Order(folder / "run", intact, workers=1), Silent())
-
-
-MANY_ROUNDS: dict[str, Any] = {"plan__rounds": 25, "aggregation__method": "fedavgm", "evaluation__every": 5}
 
 
 def ends_with_the_bytes_of(whole: Path, out: Path) -> None:
@@ -710,7 +702,7 @@ def test_a_run_folder_that_was_damaged_is_never_gone_on_with_unseen(capsys: Caps
     path = {
         "checkpoint": out / "checkpoints" / f"{last}.safetensors",
         "journal": out / "journal.sqlite",
-        "store": next((out / "stores" / "bergen").rglob("cases.bin")),
+        "store": next((out / "sites-data" / "bergen" / "prepared").rglob("*.segment")),
     }[spoilt]
     content = bytearray(path.read_bytes())
     content[:10] = b"0123456789"

@@ -31,7 +31,7 @@ from simulations.baselines import CENTRAL, Baselines, baseline_block, pooled, ru
 from simulations.progress import Silent
 from simulations.workers import Pool, Sites, SiteSpec
 
-SPECS = tuple(SiteSpec(name, Path("nowhere")) for name in SITES)
+SPECS = tuple(SiteSpec(name, Path("nowhere"), "", Path("nowhere")) for name in SITES)
 PLAN = tiny_plan(plan__rounds=3, training__steps=4, training__patients_per_step=4, training__warmup_rounds=1)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_hospitals import Said, contents, sim, write_hospitals, write_scenario
+from picture_hospitals import write_hospitals
+from small_hospitals import Said, contents, sim, write_scenario
 
 from server.results import read_rounds
 from simulations import scenario
@@ -74,6 +75,7 @@ def test_a_run_shows_its_tables_on_stdout_and_talks_on_stderr(
     assert "report:" not in said.out
     assert [line.partition(":")[0] for line in said.err.splitlines()] == [
         "reading the manifest",
+        "ingest, doctor, freeze",
         "preparing cases",
         "federated training",
         "report",

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_hospitals import contents, read_rows, scenario, start_sim, write_hospitals, write_rows
+from picture_hospitals import read_rows, write_hospitals, write_rows
+from small_hospitals import contents, scenario, start_sim
 
 from simulations import run as running
 from simulations.progress import Silent
@@ -62,8 +63,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_runs_of_one_scenario_with_one_seed_are_the_same_bytes(phantoms: Path, tmp_path: Path) -> None:
     """From the DICOM files of synthetic hospitals over prepared cases to the models and the results."""
     again = run(load("hundred-sites", PHANTOMS), tmp_path / "again", baselines=True)
-    for kept in ("hospitals", "stores"):
-        assert contents(again / kept) == contents(phantoms / kept)
+    assert contents(again / "hospitals") == contents(phantoms / "hospitals")
+    first, second = (
+        {
+            name: found
+            for name, found in contents(folder / "sites-data").items()
+            if name.endswith((".cohort", ".segment"))
+        }
+        for folder in (phantoms, again)
+    )
+    assert first == second
+    assert len(first) == 9, "an archive, a cohort and prepared cases at each of three sites"
     same_run(phantoms, again)
     assert len(contents(phantoms / "checkpoints")) == 4, "the initial model and three rounds"
 
@@ -88,10 +98,9 @@ def test_methods_with_and_without_a_memory_repeat(images: Path, tmp_path: Path, 
     same_run(one, other)
 
 
-def test_the_order_of_sites_in_the_manifest_changes_no_model(images: Path, tmp_path: Path) -> None:
-    """Within a site the order of rows is the order of cases, and may matter; between sites it must not."""
+def test_the_order_of_rows_in_the_manifest_changes_no_model(images: Path, tmp_path: Path) -> None:
     turned = write_hospitals(tmp_path / "turned")
-    write_rows(turned, sorted(read_rows(turned), key=lambda row: row["site"], reverse=True))
+    write_rows(turned, read_rows(turned)[::-1])
     setting = scenario(tmp_path)
     one, other = run(setting, tmp_path / "one", data=images), run(setting, tmp_path / "other", data=turned)
     assert contents(one / "checkpoints") == contents(other / "checkpoints")

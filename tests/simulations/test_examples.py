@@ -55,7 +55,7 @@ class FakeSites:
 
 
 def examples(sites: FakeSites) -> list[Any]:
-    specs = [SiteSpec(name, Path()) for name in sites.cases]
+    specs = [SiteSpec(name, Path(), "", Path()) for name in sites.cases]
     return phantom_examples(sites, specs, sites.workbench.initial_weights())  # type: ignore[arg-type]
 
 

@@ -8,16 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_hospitals import SITES, contents, read_rows, scenario, write_hospitals, write_rows
+from picture_hospitals import SITES, read_rows, write_hospitals, write_rows
+from small_hospitals import contents, scenario
 
+from client.data.prepared.site_data import unusable
 from client.data.prepared.store import Store
 from shared.errors import ScenarioError, SiteDataError
 from simulations import federation
-from simulations.federation import Hospital, find_hospitals, prepare_stores, require_source
+from simulations.cohorts import freeze_cohorts, prepare_stores
+from simulations.federation import Hospital, find_hospitals, require_source
 from simulations.phantom_hospitals import FOUR_HOSPITALS
 from simulations.progress import Silent
 from simulations.scenario import Scenario, load
-from simulations.workers import Pool, Sites, SiteSpec
+from simulations.workers import Pool, Sites, SiteSpec, site_cohort
 
 TINY_PHANTOMS = ("scenario.source.hospitals=3", "scenario.source.size=tiny")
 
@@ -50,20 +53,24 @@ def found(setting: Scenario, data: Path | None, out: Path) -> tuple[Hospital, ..
 
 
 def patients(hospital: Hospital) -> set[str]:
-    return {one.patient for one in hospital.files}
+    return {one.patient for one in hospital.found.cases}
 
 
 def prepared(setting: Scenario, hospitals: tuple[Hospital, ...], out: Path) -> Iterator[tuple[SiteSpec, Store]]:
-    for spec in prepare_stores(hospitals, out, pool(setting, out), Silent()):
+    cohorts = freeze_cohorts(hospitals, out, pool(setting, out), Silent())
+    for spec in prepare_stores(cohorts, out, pool(setting, out), Silent()):
         yield spec, Store.open(spec.store)
 
 
 def test_the_sites_of_a_manifest_come_sorted_with_all_their_cases(images: Path, tmp_path: Path) -> None:
     hospitals = found(scenario(tmp_path), images, tmp_path)
     assert [hospital.name for hospital in hospitals] == sorted(SITES)
-    assert [len(hospital.files) for hospital in hospitals] == [24, 24, 24]
+    assert [len(hospital.found.cases) for hospital in hospitals] == [24, 24, 24]
     assert [len(patients(hospital)) for hospital in hospitals] == [12, 12, 12]
-    assert {one.subgroups for hospital in hospitals for one in hospital.files} == {(("sex", "f"),), (("sex", "m"),)}
+    assert {one.subgroups for hospital in hospitals for one in hospital.found.cases} == {
+        (("sex", "f"),),
+        (("sex", "m"),),
+    }
 
 
 def test_reading_a_manifest_changes_nothing_in_its_folder(images: Path, tmp_path: Path) -> None:
@@ -87,8 +94,8 @@ def test_names_of_patients_are_salted_by_site_and_by_seed(images: Path, tmp_path
 def test_labels_that_the_scenario_drops_are_no_cases_and_nothing_unusable(images: Path, tmp_path: Path) -> None:
     source = {"kind": "manifest", "drop_labels": ["bright"]}
     hospitals = found(scenario(tmp_path, scenario__source=source), images, tmp_path)
-    assert {one.label for hospital in hospitals for one in hospital.files} == {"dark"}
-    assert all(hospital.unusable == () for hospital in hospitals)
+    assert {one.label for hospital in hospitals for one in hospital.found.cases} == {"dark"}
+    assert all(hospital.found.unusable == () for hospital in hospitals)
 
 
 def test_several_columns_name_a_patient_together(images: Path, tmp_path: Path) -> None:
@@ -111,9 +118,9 @@ def test_a_second_preparation_finds_the_first_one_s_stores(images: Path, tmp_pat
     setting = scenario(tmp_path)
     hospitals = found(setting, images, tmp_path)
     list(prepared(setting, hospitals, tmp_path / "run"))
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("cases.bin")}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.segment")}
     list(prepared(setting, hospitals, tmp_path / "run"))
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("cases.bin")} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.segment")} == before
 
 
 def test_real_images_must_be_said_where(tmp_path: Path) -> None:
@@ -156,7 +163,7 @@ def test_synthetic_hospitals_are_read_by_what_their_files_say(written: Path) -> 
     for hospital in hospitals:
         with (written / "hospitals" / hospital.name / "labels.csv").open() as file:
             rows = list(csv.DictReader(file))
-        assert Counter(one.label for one in hospital.files) == Counter(row["label"] for row in rows)
+        assert Counter(one.label for one in hospital.found.cases) == Counter(row["label"] for row in rows)
         assert len(patients(hospital)) == 4
 
 
@@ -191,7 +198,7 @@ def test_hospitals_of_another_seed_are_other_hospitals(phantoms: Path, tmp_path:
     assert not {name for name in same if same[name] == other[name] and name.startswith("dicom/")}
 
 
-@pytest.mark.parametrize(("ruin", "code"), [("no-folder", "no-dicom"), ("no-column", "table-column")])
+@pytest.mark.parametrize(("ruin", "code"), [("no-folder", "source-missing"), ("no-column", "table-column")])
 def test_a_hospital_broken_as_a_whole_becomes_a_site_without_cases_that_says_why(
     written: Path, ruin: str, code: str
 ) -> None:
@@ -199,13 +206,14 @@ def test_a_hospital_broken_as_a_whole_becomes_a_site_without_cases_that_says_why
     if ruin == "no-folder":
         (folder / "dicom").rename(folder / "images")
     else:
-        (folder / "labels.csv").write_text("series,label\n")
+        (folder / "labels.csv").write_text("series,label\n1.2.3,benign\n")
     setting = load("hundred-sites", TINY_PHANTOMS)
     hospitals = found(setting, None, written)
-    assert [len(hospital.files) for hospital in hospitals] == [12, 0, 12]
-    stores = {spec.name: store for spec, store in prepared(setting, hospitals, written)}
-    assert [one.code for one in stores["clinic-002"].quarantined] == [code]
-    assert len(stores["clinic-001"]) == 12
+    assert [len(hospital.found.cases) for hospital in hospitals] == [12, 0, 12]
+    stores = {spec.name: (spec, store) for spec, store in prepared(setting, hospitals, written)}
+    spec, store = stores["clinic-002"]
+    assert unusable(store, site_cohort(spec.data, spec.cohort)) == {code: 1}
+    assert (len(store), len(stores["clinic-001"][1])) == (0, 12)
 
 
 @pytest.mark.slow
@@ -219,7 +227,7 @@ def test_the_demo_s_hospitals_come_with_faults_that_are_quarantined_by_reason(tm
     }
     setting = load("demo")
     for spec, store in prepared(setting, found(setting, None, tmp_path), tmp_path):
-        assert sorted(one.code for one in store.quarantined) == expected[spec.name]
+        assert sorted(unusable(store, site_cohort(spec.data, spec.cohort)).elements()) == expected[spec.name]
     assert {one.name: len(one.faults) for one in FOUR_HOSPITALS} == {
         name: len(codes) for name, codes in expected.items()
     }
@@ -230,8 +238,8 @@ def test_cases_dealt_anew_are_all_there_once_and_patients_stay_whole(images: Pat
     natural = found(scenario(tmp_path), images, tmp_path)
     dealt = found(scenario(tmp_path, scenario__partition={"kind": kind, "sites": 5}), images, tmp_path)
     assert [hospital.name for hospital in dealt] == [f"site-{place:02d}" for place in range(1, 6)]
-    everything = Counter(one.case_id for hospital in dealt for one in hospital.files)
-    assert everything == Counter(one.case_id for hospital in natural for one in hospital.files)
+    everything = Counter(one.case_id for hospital in dealt for one in hospital.found.cases)
+    assert everything == Counter(one.case_id for hospital in natural for one in hospital.found.cases)
     homes = [patients(hospital) for hospital in dealt]
     assert sum(map(len, homes)) == len(set.union(*homes)) == 36
     assert all(homes)
@@ -270,7 +278,7 @@ def test_the_same_seed_deals_the_same_and_another_differently(images: Path, tmp_
     def homes(seed: int) -> list[set[str]]:
         """By image content: names are salted with the seed."""
         setting = scenario(tmp_path, plan__seed=seed, scenario__partition={"kind": "iid", "sites": 4})
-        return [{str(one.images[0]) for one in hospital.files} for hospital in found(setting, images, tmp_path)]
+        return [{one.images[0].key for one in hospital.found.cases} for hospital in found(setting, images, tmp_path)]
 
     assert homes(4) == homes(4)
     assert homes(4) != homes(5)
@@ -280,8 +288,8 @@ def test_what_was_unusable_before_dealing_still_counts_somewhere(written: Path) 
     (next((written / "hospitals" / "clinic-001" / "dicom").iterdir())).write_bytes(b"")
     (next((written / "hospitals" / "clinic-003" / "dicom").iterdir())).write_bytes(b"no image")
     dealt = found(load("hundred-sites", (*TINY_PHANTOMS, "scenario.partition.kind=iid")), None, written)
-    assert sum(len(hospital.files) for hospital in dealt) == 34
-    assert sorted(len(hospital.unusable) for hospital in dealt) == [0, 1, 1]
+    assert sum(len(hospital.found.cases) for hospital in dealt) == 34
+    assert sorted(len(hospital.found.unusable) for hospital in dealt) == [0, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["iid", "quantity"])

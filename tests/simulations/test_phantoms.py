@@ -13,12 +13,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
-from client.data.source.series import read_dicom_folder
+from client.data.case_files import Salt
+from client.data.ingest.read_case import read_case
+from client.data.ingest.reading import Rules
+from client.data.source.discover import discover
+from client.data.source.found import Table, Wanted
 from shared.errors import CaseError, ScenarioError
-from shared.preprocessing.dicom import image_from_files
-from shared.preprocessing.dicom_segmentation import read_segmentation
 from shared.preprocessing.image import Image, MaskArray
-from shared.preprocessing.nifti import mask_from_nifti
 from simulations.phantom_cohort import Scan, members, scans
 from simulations.phantoms import Hospital, PhantomFederation, PhantomReport, hospitals, tiny_hospitals, write_hospitals
 
@@ -233,18 +234,19 @@ def test_a_text_file_under_an_images_name_is_text(four: tuple[Path, PhantomRepor
 
 def canonical(hospital: Hospital, out: Path) -> tuple[list[tuple[Image, MaskArray]], Counter[str]]:
     """What a site's own reader makes of the hospital, and how often it refuses under which code."""
-    cases, unusable = read_dicom_folder(out / hospital.name, hospital.name, bytes(16), hospital.dimensions)
-    found, refused = [], Counter(one.code for one in unusable)
-    for case in cases:
+    folder, salt = out / hospital.name, Salt(hospital.name, bytes(16))
+    wanted = Wanted((folder / "dicom", folder / "masks"), (Table(folder / "labels.csv"),), hospital.dimensions)
+    seen = discover(wanted, salt)
+    found, refused = [], Counter(one.code for one in seen.unusable)
+    for case in seen.cases:
         assert case.mask is not None
         try:
-            image = image_from_files(case.images)
-            nifti = hospital.masks == "nifti"
-            mask = mask_from_nifti(case.mask, image) if nifti else read_segmentation(case.mask, case.images)
+            reading = read_case(case, Rules(), salt)
         except CaseError as error:
             refused[error.code] += 1
             continue
-        found.append((image, mask))
+        assert reading.mask is not None
+        found.append((reading.image, reading.mask))
     return found, refused
 
 

@@ -1,7 +1,9 @@
 """A run from images to report: what its folder holds, what it refuses, and that its numbers can be recomputed."""
 
 import csv
+import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,21 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
 from numpy.typing import NDArray
+from picture_hospitals import SITES, read_rows, save_png, write_case, write_hospitals, write_rows
 from sklearn.metrics import average_precision_score, roc_auc_score
-from small_hospitals import (
-    SEED,
-    SEGMENTATION,
-    SITES,
-    Interrupted,
-    contents,
-    read_rows,
-    run,
-    scenario,
-    write_hospitals,
-    write_rows,
-)
+from small_hospitals import SEED, SEGMENTATION, Interrupted, contents, run, scenario
 
 from client.workbench import Workbench
 from server.results import read_results, read_rounds
@@ -125,8 +118,21 @@ def test_results_hold_the_keys_of_the_design(finished: Path) -> None:
 
 
 def test_results_say_what_each_site_could_use(finished: Path) -> None:
-    everything = {"cases": 24, "patients": 12, "quarantined": {}}
-    assert results(finished)["data"] == dict.fromkeys(SITES, everything)
+    for site in SITES:
+        said = results(finished)["data"][site]
+        assert (said["cases"], said["patients"], said["quarantined"]) == (24, 12, {})
+
+
+def test_results_name_the_cohort_that_was_trained_on_and_what_its_doctor_noted(finished: Path) -> None:
+    """Oracle: the cohort's file, read and hashed here. All images are of one size, 16 x 16, and say no vendor."""
+    for site in SITES:
+        said = results(finished)["data"][site]
+        (path,) = (finished / "sites-data" / site / "cohorts").glob("*.cohort")
+        assert said["cohort"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        frozen = json.loads(path.read_bytes().partition(b"\n")[2])
+        assert (frozen["site"], len(frozen["members"])) == (site, 24)
+        assert frozen["rule"] == {"seed": SEED, "train_fraction": 0.5, "validation_fraction": 0.15}
+        assert all(set(noted) == {"severity", "cases"} for noted in said["doctor"].values())
 
 
 def test_pooled_and_site_metrics_can_be_recomputed_from_predictions_with_scikit_learn(finished: Path) -> None:
@@ -172,19 +178,20 @@ def test_dice_can_be_recomputed_from_predictions(segmented: Path) -> None:
         assert final["sites"][site]["dice"]["value"] == pytest.approx(np.mean(own), abs=2**-20)
 
 
-def test_the_final_checkpoint_gives_the_predictions(finished: Path, images: Path) -> None:
-    """Oracle: the file that results.json names, loaded into a network of its own, on images prepared anew."""
+def test_the_final_checkpoint_gives_the_predictions(finished: Path) -> None:
+    """Oracle: the file that results.json names, loaded into a network of its own, on the site's archive."""
+    from client.data.archive.archive import Archive
     from client.data.prepared.prepare import prepare_case
-    from client.data.source.manifest import ManifestSettings, read_manifest
     from client.training.inference import scores
-    from simulations.federation import _secret
 
     plan = load_plan(finished / "plan.toml")
     bench = Workbench.for_plan(plan)
     bench.load(ModelFiles(finished, bench.parameters, plan.digest()).load(results(finished)["checkpoint"]))
     rows = {row["case"]: float(row["score"]) for row in predictions(finished) if row["site"] == "bergen"}
-    files = read_manifest(images, "bergen", ManifestSettings(), _secret(SEED, "bergen"))
-    cases = [prepare_case(one, plan, bench.task) for one in files if one.case_id in rows]
+    with Archive.open(finished / "sites-data" / "bergen" / "archive") as archive:
+        cases = [
+            prepare_case(record, archive, plan, bench.task) for record in archive.records() if record.case_id in rows
+        ]
     found = {
         case.case_id: float(score[1]) for case, score in scores(bench.model, cases, bench.task, plan, bench.device)
     }
@@ -282,6 +289,65 @@ def test_resuming_with_another_plan_is_refused_and_the_folder_keeps_its_own(imag
     assert (out / "plan.toml").read_bytes() == before
 
 
+def brighten(path: Path) -> None:
+    """Change one pixel."""
+    pixels = np.array(PIL.Image.open(path))
+    pixels[0, 0] ^= 128
+    save_png(path, pixels)
+
+
+def drop_rows(folder: Path, site: str, count: int) -> None:
+    rows = read_rows(folder)
+    own = [row["image"] for row in rows if row["site"] == site][:count]
+    write_rows(folder, [row for row in rows if row["image"] not in own])
+
+
+def test_resuming_on_other_images_is_refused_with_the_site_and_the_numbers(tmp_path: Path) -> None:
+    """Two altered, three removed from the manifest, four added; with the old images back, the run goes on."""
+    folder = write_hospitals(tmp_path / "images")
+    setting, order = scenario(tmp_path), Order(tmp_path / "run", folder, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(setting, order, Interrupted("federated training", 3))
+    kept = Path(shutil.copytree(folder, tmp_path / "kept"))
+    drop_rows(folder, "bergen", 3)
+    rows = [write_case(folder, "bergen", 77, number) for number in range(4)]
+    write_rows(folder, [*read_rows(folder), *rows])
+    for row in [row for row in read_rows(folder) if row["site"] == "bergen"][:2]:
+        brighten(folder / row["image"])
+    refused = refusal(replace(order, existing="resume"), tmp_path)
+    assert isinstance(refused, RunError)
+    assert refused.code == "cohort-drift"
+    assert refused.sentence == (
+        "the images of bergen are not those that this run began with: 4 added, 3 removed, 2 altered"
+    )
+    assert "--overwrite" in refused.hint
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+    running.run(setting, replace(order, existing="resume"), Silent())
+    assert len(read_rounds(tmp_path / "run" / "rounds.jsonl")) == 2
+
+
+def test_before_the_first_round_images_may_still_change_and_are_frozen_anew(tmp_path: Path) -> None:
+    folder = write_hospitals(tmp_path / "images")
+    setting, order = scenario(tmp_path), Order(tmp_path / "run", folder, workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        running.run(setting, order, Interrupted("preparing cases", 1))
+    drop_rows(folder, "bergen", 3)
+    running.run(setting, replace(order, existing="resume"), Silent())
+    assert results(tmp_path / "run")["data"]["bergen"]["cases"] == 21
+    whole = running.run(setting, Order(tmp_path / "whole", folder, workers=1), Silent())
+    assert contents(tmp_path / "run" / "checkpoints") == contents(whole / "checkpoints")
+
+
+def test_a_run_whose_cohort_was_changed_behind_its_back_is_not_gone_on_with(images: Path, tmp_path: Path) -> None:
+    """Somebody who can write the folder moves all test patients to training; only the site's key could sign that."""
+    out = run(tmp_path, "run", data=images)
+    (path,) = (out / "sites-data" / "bergen" / "cohorts").glob("*.cohort")
+    path.write_bytes(path.read_bytes().replace(b'"test"', b'"train"'))
+    refused = refusal(Order(out, images, workers=1, existing="resume"), tmp_path)
+    assert refused.code == "cohort-damaged"
+
+
 def test_resuming_where_nothing_is_yet_begins(images: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     running.run(scenario(tmp_path), Order(tmp_path / "run", images, workers=1, existing="resume"), Silent())
@@ -303,6 +369,7 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("label", "after"),
     [
         ("reading the manifest", 0),
+        ("ingest, doctor, freeze", 1),
         ("preparing cases", 1),
         *(("federated training", updates) for updates in (0, 2, 3, 4, 5)),
         ("baselines: alone and pooled", 1),
@@ -395,7 +462,8 @@ def test_a_site_that_was_refused_is_missing_from_every_round_with_the_reason(tmp
     out = run(tmp_path, "run", data=folder)
     found = results(out)
     assert found["participation"][-1]["missing"] == {"bergen": "empty-site"}
-    assert found["data"]["bergen"] == {"cases": 0, "patients": 0, "quarantined": {"image-missing": 24}}
+    said = found["data"]["bergen"]
+    assert (said["cases"], said["patients"], said["quarantined"]) == (0, 0, {"image-missing": 24})
     assert set(found["final"]["sites"]) == {"aachen", "coimbra"}
 
 
@@ -467,4 +535,5 @@ def test_a_case_that_a_third_task_cannot_use_is_set_aside_like_any_other(
     unlabelled = [row | {"label": ""} if row["patient"] == "p0" else row for row in read_rows(folder)]
     write_rows(folder, unlabelled)
     out = run(tmp_path, "run", data=folder, plan__task="brightness")
-    assert results(out)["data"]["aachen"] == {"cases": 22, "patients": 11, "quarantined": {"label-missing": "<3"}}
+    said = results(out)["data"]["aachen"]
+    assert (said["cases"], said["patients"], said["quarantined"]) == (22, 11, {"label-missing": "<3"})

@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from small_hospitals import scenario, write_hospitals
+from picture_hospitals import write_hospitals
+from small_hospitals import scenario
 
 from client.workbench import Workbench
 from server.fleet import Fleet
 from shared.errors import CapacityError, PlanError, SiteDataError
 from shared.messages import Envelope, Hello, Refusal, Reply, Request, Train, Update, Welcome
 from shared.plan import Plan
+from simulations.cohorts import freeze_cohorts, prepare_stores
 from simulations.engine import LocalFleet
-from simulations.federation import find_hospitals, prepare_stores
+from simulations.federation import find_hospitals
 from simulations.progress import Silent
 from simulations.workers import Pool, Sites, SiteSpec, default_workers
 
@@ -38,7 +40,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Path, SPEC
     setting = scenario(folder)
     pool = Pool(Sites(setting.plan, folder / "run"), workers=1)
     hospitals = find_hospitals(setting, folder, folder / "run", pool, Silent())
-    return setting.plan, folder / "run", prepare_stores(hospitals, folder / "run", pool, Silent())
+    cohorts = freeze_cohorts(hospitals, folder / "run", pool, Silent())
+    return setting.plan, folder / "run", prepare_stores(cohorts, folder / "run", pool, Silent())
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from server.results import (
     PLAN,
     PREDICTIONS,
     ROUNDS,
+    Noted,
     Participation,
     Prediction,
     Results,
@@ -126,9 +127,9 @@ def results(plan_text: str = PLAN_TEXT) -> Results:
         participation=attendance(),
         data={
             "chase": SiteData(56, 112, {"mask-shape": 4}),
-            "drive": SiteData(40, 40, {}),
+            "drive": SiteData(40, 40, {}, "d" * 64, {"mask-tiny-islands": Noted("warning", 7)}),
             "hrf": SiteData(92, 92, {"image-not-finite": 7, "image-spacing": 2}),
-            "stare": SiteData(20, 20, {"mask-shape": 1}),
+            "stare": SiteData(20, 20, {"mask-shape": 1}, "e" * 64, {"label-spelling": Noted("error", 0)}),
         },
         timing=Timing(252.4, 240.1, 1.051),
     )

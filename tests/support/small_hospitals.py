@@ -1,34 +1,28 @@
 """Hospitals of 16 x 16 PNG images with a manifest, scenarios over them, and ``consilium-sim`` as a user meets it."""
 
-import csv
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
-import PIL.Image
 import pytest
 import tomli_w
+from picture_hospitals import EDGE
 
 from shared.environment import settings
-from shared.seeds import generator
 from simulations import cli
 from simulations.progress import Advance, Silent
 from simulations.run import Order
 from simulations.run import run as run_scenario
 from simulations.scenario import Scenario, load
 
-SITES = {"aachen": 12, "bergen": 12, "coimbra": 12}
-EDGE = 16
 SEED = 20
 """Under it every site has patients of both classes in every split."""
-COLUMNS = ("site", "patient", "image", "mask", "label", "sex")
 
 
 @dataclass(frozen=True)
@@ -38,49 +32,6 @@ class Said:
     status: int
     out: str
     err: str
-
-
-def write_hospitals(folder: Path, sites: Mapping[str, int] = SITES, images: int = 2) -> Path:
-    """``sites`` names patients by site; each has ``images`` images of a bright or dark square, and its mask."""
-    rows = [
-        write_case(folder, site, patient, number)
-        for site, patients in sites.items()
-        for patient in range(patients)
-        for number in range(images)
-    ]
-    write_rows(folder, rows)
-    return folder
-
-
-def write_case(folder: Path, site: str, patient: int, number: int, edge: int = EDGE) -> dict[str, str]:
-    rng = generator(11, site, patient, number)
-    bright = patient % 2
-    voxels, mask = rng.normal(110, 15, (edge, edge)), np.zeros((edge, edge), np.uint8)
-    top, left = rng.integers(2, edge - 8, 2)
-    mask[top : top + 6, left : left + 6] = 1
-    voxels += (60.0 if bright else -60.0) * mask
-    image, drawn = f"{site}/{patient}-{number}.png", f"{site}/{patient}-{number}-mask.png"
-    save_png(folder / image, voxels.clip(0, 255).astype(np.uint8))
-    save_png(folder / drawn, mask * 255)
-    label, sex = ("bright" if bright else "dark"), ("f" if patient % 3 else "m")
-    return dict(zip(COLUMNS, (site, f"p{patient}", image, drawn, label, sex), strict=True))
-
-
-def save_png(path: Path, values: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(values).save(path)
-
-
-def read_rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "manifest.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(folder: Path, rows: list[dict[str, str]]) -> None:
-    with (folder / "manifest.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def document(**changes: Any) -> dict[str, Any]:

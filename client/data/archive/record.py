@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 from shared.preprocessing.image import Modality
@@ -21,6 +21,11 @@ Kept = Literal["uint8", "uint16", "int16", "float32"]
 """How voxels are stored: the narrowest of these that holds every value exactly."""
 
 BYTES: dict[Kept, int] = {"uint8": 1, "uint16": 2, "int16": 2, "float32": 4}
+
+
+_NOTICED = ("case_id", "patient", "study", "series", "modality", "shape", "kept", "spacing_mm", "spacing_known",
+            "affine_lps", "masked", "label", "subgroups", "acquisition", "source_sha256", "sha256")  # fmt: skip
+"""What training or a report could notice of a case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,5 @@ class Record:
 
     def content(self) -> str:
         """SHA-256 over all that training could notice: 64 hexadecimal digits."""
-        said = asdict(self)
-        for name in ("location", "origin", "aliases", "dropped", "suspicions"):
-            del said[name]
+        said = {name: getattr(self, name) for name in _NOTICED}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -64,6 +64,7 @@ class Cohort:
         members: sorted by ``case_id``.
         excluded: how many cases were left out, by reason.
         quarantined: how many could not be read, by reason.
+        left_out: salted names of the cases that were left out, sorted: one that comes later is none of them.
     """
 
     site: str
@@ -72,6 +73,7 @@ class Cohort:
     members: tuple[Member, ...]
     excluded: tuple[tuple[str, int], ...] = ()
     quarantined: tuple[tuple[str, int], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def canonical_bytes(self) -> bytes:
         """The cohort as UTF-8 JSON with sorted keys, after a line that names the format."""

@@ -6,7 +6,7 @@ A finding names cases by their salted names only. Its sentence holds numbers, ne
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Severity = Literal["error", "warning", "note"]
@@ -33,6 +33,21 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many cases have a value from each edge up to the next one.
+
+    Attributes:
+        unit: of the values, as a reader says it.
+        edges: ascending, one more than ``counts``; the last interval includes its upper edge.
+        counts: cases.
+    """
+
+    unit: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnosis:
     """A data set, looked at.
 
@@ -42,8 +57,10 @@ class Diagnosis:
         cases: how many cases could be read.
         quarantined: how many could not, by reason.
         files: how many files were looked at, by what became of them.
-        tables: counts by value, of patients, for each of "label", "modality", "vendor" and the subgroup columns.
+        tables: counts by value, of patients, for each of "label", "modality", "vendor" and the subgroup columns;
+            without those whose values may identify people.
         findings: errors first, then by code.
+        histograms: of what was measured on each case, by name.
     """
 
     dataset: str
@@ -53,3 +70,4 @@ class Diagnosis:
     files: Mapping[str, int]
     tables: Mapping[str, Mapping[str, int]]
     findings: tuple[Finding, ...]
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)

@@ -10,49 +10,58 @@ Placing a mask on the volume is left to ``shared.preprocessing``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
+from client.data.ingest.opened import described_file, open_file
+from client.data.ingest.read_mask import mask_on
 from shared.errors import CaseError
-from shared.preprocessing.dicom import image_from_files, read_files
+from shared.preprocessing.dicom import each_of, grid_of
+from shared.preprocessing.dicom_file import DicomFile
 from shared.preprocessing.dicom_header import Plane
-from shared.preprocessing.dicom_segmentation import read_segmentation
 from shared.preprocessing.image import MaskArray
-from shared.preprocessing.nifti import mask_from_nifti
 from shared.preprocessing.orientation import Affine
+from shared.preprocessing.readable import Readable
 
-NIFTI = (".nii", ".nii.gz")
+_UNNAMED: Mapping[str, int] = MappingProxyType({})
 _WITHIN = 0.1
 """A pixel's centre must lie within this share of a voxel of a voxel's centre."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class SeriesMask:
-    """Class indices of a series, shape (D, H, W), and (d, h, w) -> LPS mm."""
+    """The mask of a series.
+
+    Attributes:
+        classes: class indices, shape (D, H, W).
+        affine_lps: (d, h, w) -> LPS mm.
+        sources: SHA-256 of each file that it was made of.
+    """
 
     classes: MaskArray
     affine_lps: Affine
+    sources: tuple[bytes, ...] = ()
 
 
-ReadSeriesMask = Callable[[Path, tuple[Path, ...]], SeriesMask]
-
-
-def read_series_mask(mask: Path, series: tuple[Path, ...]) -> SeriesMask:
+def read_series_mask(
+    mask: Readable, series: tuple[Readable, ...], structures: Mapping[str, int] = _UNNAMED
+) -> SeriesMask:
     """The mask in ``mask`` on the volume that the files of ``series`` make; raises ``CaseError``."""
-    volume = image_from_files(series)
-    if volume.affine_lps is None:
+    opened = each_of(series, open_file)
+    files = each_of(opened, described_file)
+    grid = grid_of(files)
+    if grid.affine_lps is None or len(series) == 1 == files[0].shape[0]:
         raise CaseError("the series of this slice is no volume", hint="give each slice its own mask", code="mask-grid")
-    nifti = mask.name.lower().endswith(NIFTI)
-    classes = mask_from_nifti(mask, volume) if nifti else read_segmentation(mask, series)
-    return SeriesMask(classes, volume.affine_lps)
+    drawn = open_file(mask, "mask")
+    classes = mask_on(grid, drawn, files, structures)
+    return SeriesMask(classes, grid.affine_lps, (drawn.sha256, *(one.sha256 for one in opened)))
 
 
-def mask_of_slice(series: SeriesMask, image: Path) -> MaskArray:
-    """The part of ``series`` that the single-frame DICOM file ``image`` shows, shape (rows, columns)."""
-    (file,) = read_files([image])
+def mask_of_slice(series: SeriesMask, file: DicomFile) -> MaskArray:
+    """The part of ``series`` that a single-frame DICOM file shows, shape (rows, columns)."""
     if file.planes is None or len(file.planes) != 1:
         raise CaseError("the slice does not say where it lies", hint="give it its own mask", code="no-position")
     # Pixel centres as homogeneous columns (row, column, 1), to be placed by two matrices in one product.

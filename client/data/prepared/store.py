@@ -1,12 +1,14 @@
 """Prepared cases on disk, read as if they were in memory.
 
 Promises
-- ``cases.bin`` holds the arrays of all cases one after another, each at a multiple of 64 bytes (a cache line, and one
-  AVX-512 load); ``index.json`` says where, and everything else about a case. Cases may differ in size.
+- One segment (``client.data.archive.segments``) holds the arrays of all cases one after another, each at a multiple of
+  64 bytes (a cache line, and one AVX-512 load); ``index.json`` says where, and everything else about a case. Cases may
+  differ in size.
 - A store without an index does not exist, and the index is written last (``store_writer``).
 - The index carries a SHA-256 of each case and one of itself. A flipped bit is a ``SiteDataError``, never an image.
 - ``case`` copies nothing: its arrays are read-only views of the mapped file, loaded by the kernel as they are touched,
-  shared by all processes that open the store, and valid for as long as anyone refers to them.
+  shared by all processes that open the store, and valid for as long as anyone refers to them. In a sealed store they
+  are opened from the disk each time, into memory of their own; nothing is ever written there in the clear.
 - Nothing in the index can name a patient: identifiers are salted, paths are not kept. It does not know splits.
 
 Writing is left to ``store_writer``; which cases go in, and when a store is out of date, to ``cache``.
@@ -17,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,14 +26,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from client.data.archive.segments import ALIGNMENT, Segments
 from client.data.case_files import Quarantined
 from shared.errors import SiteDataError
 from shared.preprocessing.image import Case
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
-DATA = "cases.bin"
-ALIGNMENT = 64
 
 Verify = Literal["on-open", "on-use"]
 
@@ -42,7 +42,7 @@ class Entry:
     """A case but for its arrays.
 
     Attributes:
-        offset: of the voxels in the data file, in bytes; the mask follows at the next multiple of 64.
+        offset: of the voxels in the segment, in bytes; the mask follows at the next multiple of 64.
         shape: of the voxels, (C, *spatial), float32 little-endian.
         masked: whether a mask of shape (*spatial), uint8, follows.
         sha256: of the voxels' bytes and then the mask's.
@@ -81,17 +81,19 @@ class Store:
     digest: str
     entries: tuple[Entry, ...]
     quarantined: tuple[Quarantined, ...]
-    _data: mmap.mmap | bytes = field(repr=False)
+    _segments: Segments = field(repr=False)
+    _segment: int = field(repr=False)
     _unverified: set[int] = field(repr=False)
 
     @classmethod
-    def open(cls, folder: Path, key: str | None = None, verify: Verify = "on-open") -> Store:
+    def open(cls, folder: Path, key: str | None = None, verify: Verify = "on-open", seal: bytes | None = None) -> Store:
         """Map the store in ``folder``.
 
         Args:
             folder: where ``write`` put it.
             key: what it must have been built from; None takes any.
             verify: hash all cases now (about 1.8 GB/s), or each when it is first used.
+            seal: what its bytes were sealed with; None where they lie in the clear.
 
         Raises:
             SiteDataError: ``store-missing``, ``store-damaged`` or ``store-other`` (another key or format).
@@ -100,9 +102,10 @@ class Store:
         if index["format"] != FORMAT or (key is not None and index["key"] != key):
             raise _refused("was built from other data, settings or versions", "store-other")
         entries = tuple(_entry(document) for document in index["cases"])
-        data = _map(folder / DATA, size=index["bytes"])
         quarantined = tuple(Quarantined(**document) for document in index["quarantined"])
-        store = cls(folder, index["key"], digest, entries, quarantined, data, set(range(len(entries))))
+        segments = _segments(folder, seal, index["segment"], index["bytes"])
+        everything = set(range(len(entries)))
+        store = cls(folder, index["key"], digest, entries, quarantined, segments, index["segment"], everything)
         if verify == "on-open":
             store.verify()
         return store
@@ -127,11 +130,17 @@ class Store:
             self.case(position)
 
     def _arrays(self, entry: Entry) -> tuple[NDArray[np.float32], NDArray[np.uint8] | None]:
-        voxels = np.frombuffer(self._data, "<f4", math.prod(entry.shape), entry.offset).reshape(entry.shape)
+        shape, spatial = entry.shape, entry.shape[1:]
+        voxels = np.frombuffer(self._bytes(entry.offset, 4 * math.prod(shape)), "<f4").reshape(shape)
         if not entry.masked:
             return voxels, None
-        spatial = entry.shape[1:]
-        return voxels, np.frombuffer(self._data, np.uint8, math.prod(spatial), entry.mask_offset).reshape(spatial)
+        return voxels, np.frombuffer(self._bytes(entry.mask_offset, math.prod(spatial)), np.uint8).reshape(spatial)
+
+    def _bytes(self, offset: int, length: int) -> memoryview:
+        try:
+            return self._segments.view(self._segment, offset, length)
+        except SiteDataError as error:
+            raise _refused(f"cannot be read: {error.sentence}", "store-damaged") from None
 
 
 def aligned(offset: int) -> int:
@@ -181,16 +190,20 @@ def _entry(document: dict[str, Any]) -> Entry:
     )
 
 
-def _map(path: Path, size: int) -> mmap.mmap | bytes:
+def _segments(folder: Path, seal: bytes | None, number: int, size: int) -> Segments:
+    segments = Segments(folder, seal)
+    # Sealed bytes end with a whole chunk.
+    found = segments.length(number)
+    if found < size or (seal is None and found > size):
+        raise _refused(f"has {found} bytes of data, its index says {size}", "store-damaged")
     try:
-        with path.open("rb") as file:
-            found = path.stat().st_size
-            # A mapping must not be empty; a store without cases has no bytes to map.
-            if found == size:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except OSError:
-        found = 0
-    raise _refused(f"has {found} bytes of data, its index says {size}", "store-damaged")
+        # Mapped now: a store that is built anew meanwhile takes nothing from those who have this one open. Without
+        # cases there is no file.
+        if size:
+            segments.view(number, 0, 0)
+    except SiteDataError as error:
+        raise _refused(f"cannot be opened: {error.sentence}", "store-damaged") from None
+    return segments
 
 
 def _refused(what: str, code: str) -> SiteDataError:

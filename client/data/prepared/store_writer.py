@@ -1,8 +1,9 @@
 """Writing a store of prepared cases so that it is whole or absent.
 
 Promises
-- The old index goes first, the data file next, the new index last; each is flushed to the disk before it gets its name.
-  A build that was killed, or ran out of disk, therefore leaves no index, and is never opened as whole.
+- The old index goes first, then the old data; the new data come next and the new index last; each is on the disk before
+  the next. A build that was killed, or ran out of disk, therefore leaves no index, and is never opened as whole; what
+  it leaves of data goes with the next build, whose segment has another file.
 - Memory does not grow with the number of cases: one is held at a time.
 
 One writer at a time: ``cache`` sees to that.
@@ -13,17 +14,16 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO
 
 import numpy as np
-from numpy.typing import NDArray
 
+from client.data.archive.segments import SegmentWriter, numbers, path_of
 from client.data.case_files import Quarantined
-from client.data.prepared.store import DATA, FORMAT, INDEX, Entry, aligned, case_digest, index_digest
+from client.data.prepared.store import FORMAT, INDEX, Entry, case_digest, index_digest
+from shared.crypto.key_files import fsync_folder
 from shared.errors import CapacityError
 from shared.preprocessing.image import Case
 
@@ -33,47 +33,54 @@ PRIVATE = 0o700
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def write(folder: Path, key: str, prepared: Iterable[Case | Quarantined]) -> None:
+def write(folder: Path, key: str, prepared: Iterable[Case | Quarantined], seal: bytes | None = None) -> None:
     """Build a store in ``folder`` from whatever ``prepared`` yields, holding one case at a time.
 
     Args:
         folder: made if absent; a store already there is replaced. One writer at a time (see ``cache``).
         key: what the store is built from; ``Store.open`` compares it.
         prepared: cases to keep, and those that could not be prepared.
+        seal: 32 bytes to seal the cases with; None leaves them in the clear.
 
     Raises:
         CapacityError: the disk is full, or a quota or file size limit is reached; nothing is left behind.
     """
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
-    _flush_names(folder)
+    _clear(folder)
+    try:
+        with SegmentWriter.create(folder, seal) as segment:
+            index = _fill(segment, key, prepared)
+        _put(folder / INDEX, json.dumps({"sha256": index_digest(index), "index": index}).encode())
+    except BaseException:
+        _clear(folder)
+        raise
+
+
+def _fill(segment: SegmentWriter, key: str, prepared: Iterable[Case | Quarantined]) -> dict[str, object]:
     entries: list[Entry] = []
     quarantined: list[Quarantined] = []
-    with _appearing(folder / DATA) as file:
-        for one in prepared:
-            if isinstance(one, Quarantined):
-                quarantined.append(one)
-            else:
-                entries.append(_append(file, one))
-        size = file.tell()
-    index = {
+    for one in prepared:
+        if isinstance(one, Quarantined):
+            quarantined.append(one)
+        else:
+            entries.append(_append(segment, one))
+    return {
         "format": FORMAT,
         "key": key,
-        "bytes": size,
+        "segment": segment.number,
+        "bytes": segment.size,
         "cases": [asdict(entry) for entry in entries],
         "quarantined": [asdict(one) for one in quarantined],
     }
-    with _appearing(folder / INDEX) as file:
-        file.write(json.dumps({"sha256": index_digest(index), "index": index}).encode())
 
 
-def _append(file: IO[bytes], case: Case) -> Entry:
+def _append(segment: SegmentWriter, case: Case) -> Entry:
     # Both are views where the array is already as it is stored, which is the usual case.
     voxels = np.ascontiguousarray(case.voxels, "<f4")
     mask = None if case.mask is None else np.ascontiguousarray(case.mask, np.uint8)
-    offset = _write_aligned(file, voxels)
+    offset = segment.append(voxels.data.cast("B"))
     if mask is not None:
-        _write_aligned(file, mask)
+        segment.append(mask.data.cast("B"))
     return Entry(
         case_id=case.case_id,
         patient=case.patient,
@@ -87,46 +94,31 @@ def _append(file: IO[bytes], case: Case) -> Entry:
     )
 
 
-def _write_aligned(file: IO[bytes], array: NDArray[np.generic]) -> int:
-    file.write(bytes(aligned(file.tell()) - file.tell()))
-    offset = file.tell()
-    file.write(array.data)
-    return offset
+def _clear(folder: Path) -> None:
+    """Remove a store, or what a builder that was killed left of one; the index first, on the disk."""
+    (folder / INDEX).unlink(missing_ok=True)
+    fsync_folder(folder)
+    for number in numbers(folder):
+        path_of(folder, number).unlink()
+    _pending(folder / INDEX).unlink(missing_ok=True)
 
 
-@contextmanager
-def _appearing(path: Path) -> Iterator[IO[bytes]]:
+def _put(path: Path, content: bytes) -> None:
     """A file that gets its name only when it is whole and on the disk."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            yield file
+        with os.fdopen(os.open(_pending(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
-        _flush_names(path.parent)
+        _pending(path).replace(path)
+        fsync_folder(path.parent)
     except OSError as error:
         if error.errno in _NO_ROOM:
-            raise _full(path.parent, partial) from None
+            raise CapacityError(
+                f"no room for an index of {len(content)} bytes", hint="free some space", code="disk-full"
+            ) from None
         raise
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def _flush_names(folder: Path) -> None:
-    # A rename is durable only when the folder that holds the name is (fsync(2)).
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _full(folder: Path, partial: Path) -> CapacityError:
-    written = partial.stat().st_size if partial.exists() else 0
-    free = os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize
-    return CapacityError(
-        f"no room after {written / 2**20:.1f} MiB of prepared cases; the disk has {free / 2**20:.0f} MiB left",
-        hint="free some space, choose another folder, or reduce preprocessing.size",
-        code="disk-full",
-    )
+def _pending(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")

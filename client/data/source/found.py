@@ -1,7 +1,8 @@
 """What was found in a hospital's folders, before any pixel is decoded.
 
-Every file that was looked at has one ``FileSeen``, so that counts add up: a file is part of a case, a table, set aside
-with a reason, or not an image at all.
+Every file of the sources has one ``FileSeen``, so that counts add up: a file is part of a case, a table, set aside with
+a reason, or not an image at all. A folder that cannot be read and an archive that cannot be trusted count as one file;
+a file in an archive counts like one in a folder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class FileSeen:
     Attributes:
         name: salted name of its path.
         use: what became of it.
-        code: why it was set aside; "" otherwise.
+        code: why it was set aside, or of no use ("mask-without-image"); "" otherwise.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Table:
     """A CSV table that says more about images than the images themselves.
 
     Attributes:
-        path: the file; paths in it are relative to its folder.
+        path: the file; paths in it are relative to its folder, and may lead into an archive there as into a folder.
         columns: our name of a column -> the names that the file uses, joined in this order where there are several.
             Ours are file, mask, instance_uid, series_uid, study_uid, patient_id, label and the subgroup columns; one
             that is not mapped goes by its own name.
@@ -81,8 +82,10 @@ class Found:
         cases: sorted by ``case_id``.
         unusable: files and groups of files that cannot be a case.
         files: one for each file that was looked at, sorted by name.
+        sources: salted names of the folders that were looked through.
     """
 
     cases: tuple[CaseFiles, ...]
     unusable: tuple[Quarantined, ...]
     files: tuple[FileSeen, ...]
+    sources: tuple[str, ...] = ()

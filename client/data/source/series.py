@@ -1,199 +1,222 @@
-"""Cases of one hospital from a folder of DICOM files, labels and masks.
-
-The folder::
-
-    dicom/**      the images; names, extensions and subfolders mean nothing
-    masks/*       DICOM segmentations or NIfTI files
-    labels.csv    series_uid and, where there are any, patient_id, label, mask (path in the folder), sex, age
+"""DICOM cases: series become volumes or images, and find their masks, labels and patients.
 
 Promises
-- Only headers are read. A case is a series for plans in 3-D, and a single image of it (SOP instance) for plans in 2-D.
-- A file that cannot be read, or a series that contradicts itself, is quarantined with a stable code; the others go on.
-  Such a file counts as one case, since nobody knows what it was part of. Trouble with labels.csv as a whole is a
-  ``SiteDataError``.
-- A patient is PatientID, or the table's ``patient_id`` where the header has none. An image whose patient nobody knows
-  cannot be protected or split, and is quarantined.
-- A second file with the same bytes is ignored (exports repeat themselves); one that shares a SOP Instance UID but not
-  the bytes quarantines its case: nobody can say which of the two is meant.
-- Objects without pixels (reports, RT structures, DICOMDIR) and hidden files are passed over.
-- A mask is the one that labels.csv names, else the segmentation object that refers to the series. The order of cases
-  and of files depends on UIDs alone.
+- A series in 3-D is one case, of all its files; in 2-D each frame is one. "auto" makes a volume of those frames of a
+  series that lie at two places or more, and an image of every other frame.
+- A case takes part as a whole or not at all: one that contradicts itself is quarantined under a stable code, with all
+  its files, and the others go on. An image whose patient nobody knows cannot be protected or split.
+- A second file with the same bytes is set aside as a copy (exports repeat themselves); one that shares a SOP Instance
+  UID but not the bytes quarantines its case: nobody can say which of the two is meant.
+- A mask is the one that a table names, else the one object that refers to the series. The mask of a series goes to each
+  of its images together with all files of the series; a mask named for one file or instance is of that image alone.
+- The order of files depends on UIDs alone, so that names and moments of an export change nothing.
 
-Whether labels and masks suit the task is found when a case is prepared.
+Whether slices are even, and whether a mask fits, is found when pixels are read.
 """
 
 from __future__ import annotations
 
-import filecmp
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
-from client.data.case_files import CaseFiles, Quarantined, Salt, subgroup
-from client.data.source.headers import Header, scan
-from client.data.source.tables import Row, inside, read_table
-from shared.errors import CaseError, SiteDataError
-
-IMAGES = "dicom"
-MASKS = "masks"
-LABELS = "labels.csv"
-_SUBGROUPS = ("sex", "age")
+from client.data.case_files import UNKNOWN, CaseFiles
+from client.data.source.files import SourceFile, same_bytes
+from client.data.source.found import Wanted
+from client.data.source.grouped import Grouped
+from client.data.source.headers import Header
+from client.data.source.labels import Labels, Saying, said_about
+from shared.errors import CaseError
 
 
 @dataclass(frozen=True, slots=True)
-class _Site:
-    """What images are joined with."""
+class Around:
+    """What images are joined with.
 
-    folder: Path
-    salt: Salt
-    rows: Mapping[str, Sequence[Row]]
-    segmentations: Mapping[str, Sequence[Header]]
-    subgroup_columns: tuple[str, ...]
-    series: Mapping[str, Sequence[Header]]
-
-
-def read_dicom_folder(
-    folder: Path, site: str, secret: bytes, dimensions: int, subgroup_columns: tuple[str, ...] = _SUBGROUPS
-) -> tuple[list[CaseFiles], list[Quarantined]]:
-    """All cases below ``folder``, and the files and series that cannot be one.
-
-    Args:
-        folder: of one hospital; see the module.
-        site: the hospital's name, part of every salted name.
-        secret: the hospital's own, at least 16 bytes.
-        dimensions: of the plan; 3 makes a case of each series, 2 of each image.
-        subgroup_columns: columns of labels.csv to report by; one that the table lacks reads "unknown".
-
-    Raises:
-        SiteDataError: there is no ``dicom`` folder, or labels.csv cannot be used.
+    Attributes:
+        wanted: what is looked for.
+        labels: what the tables say.
+        named: files that the tables name, by path; a mask outside the sources is among them.
+        drawn: masks by the salted series that they refer to.
+        tally: where cases and verdicts go.
     """
-    if not (folder / IMAGES).is_dir():
-        raise SiteDataError(
-            f"the hospital's folder has no subfolder {IMAGES!r}", hint=f"put the images into {IMAGES}/", code="no-dicom"
-        )
-    salt = Salt(site, secret)
-    headers, unusable = scan(folder / IMAGES, salt)
-    # Masks in NIfTI are no DICOM, and a broken mask is the trouble of the case that it belongs to.
-    masks, _not_dicom = scan(folder / MASKS, salt)
-    images = [header for header in headers if header.segments is None]
-    joined = _Site(
-        folder, salt, _labels(folder), _segmentations((*headers, *masks)), subgroup_columns, _by_series(images)
-    )
-    cases: list[CaseFiles] = []
-    for case_id, group in _groups(joined, dimensions):
-        try:
-            cases.append(_case(case_id, group, joined))
-        except CaseError as error:
-            unusable.append(Quarantined(case_id, error.code, error.sentence))
-    return cases, unusable
+
+    wanted: Wanted
+    labels: Labels
+    named: Mapping[str, SourceFile]
+    drawn: Mapping[str, Sequence[Header]]
+    tally: Grouped
+
+    def subgroups(self, said: Saying) -> tuple[tuple[str, str], ...]:
+        """The pairs to report a case by."""
+        return tuple((column, said.values.get(column, UNKNOWN)) for column in self.wanted.subgroup_columns)
 
 
-def _labels(folder: Path) -> dict[str, list[Row]]:
-    """Rows of labels.csv by series; none where nobody wrote one."""
-    rows: dict[str, list[Row]] = defaultdict(list)
-    if (folder / LABELS).exists():
-        for row in read_table(folder / LABELS, ("series_uid",)):
-            rows[row.get("series_uid")].append(row)
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The files of one case.
+
+    Attributes:
+        case_id: its name.
+        headers: its files; two for one instance that is contradicted.
+        volume: the files that a mask of the series was drawn on, one tuple for all images of the series; none where
+            the case is that volume itself, or one of several frames of a file.
+        frame: as in ``CaseFiles``.
+    """
+
+    case_id: str
+    headers: Sequence[Header]
+    volume: tuple[SourceFile, ...] = ()
+    frame: int | None = None
 
 
-def _segmentations(headers: Iterable[Header]) -> dict[str, list[Header]]:
-    """Segmentation objects by the series they refer to."""
+def add_series(images: Iterable[Header], around: Around) -> None:
+    """Sort the files of ``images`` into cases, or set them aside."""
     found: dict[str, list[Header]] = defaultdict(list)
-    for header in headers:
-        for series in header.segments or ():
+    for header in images:
+        found[header.series].append(header)
+    for _, series in sorted(found.items()):
+        for group in _groups(without_copies(series, around.tally), around):
+            _add(group, around)
+
+
+def drawn_on(masks: Iterable[Header], tally: Grouped) -> dict[str, list[Header]]:
+    """Masks by the series that they refer to."""
+    found: dict[str, list[Header]] = defaultdict(list)
+    for header in without_copies(masks, tally):
+        for series in header.refers:
             found[series].append(header)
     return found
 
 
-def _by_series(images: Iterable[Header]) -> dict[str, list[Header]]:
-    found: dict[str, list[Header]] = defaultdict(list)
-    for header in images:
-        found[header.series].append(header)
-    return found
+def without_copies(headers: Iterable[Header], tally: Grouped) -> list[Header]:
+    """In the order of instances; of files with the same bytes under one UID, the first by path."""
+    kept: list[Header] = []
+    ordered = sorted(headers, key=lambda header: (header.instance, header.file.key))
+    for _, group in groupby(ordered, key=lambda header: header.instance):
+        first, *others = group
+        kept.append(first)
+        for other in others:
+            # Only where a UID repeats are bytes read.
+            if same_bytes(first.file, other.file):
+                tally.judge([other.file], "copy")
+            else:
+                kept.append(other)
+    return kept
 
 
-def _groups(site: _Site, dimensions: int) -> Iterator[tuple[str, Sequence[Header]]]:
-    """Files of one case each, with its name, in the order of UIDs."""
-    for uid, series in sorted(site.series.items()):
-        if dimensions == 3:
-            yield site.salt.case(uid), series
+def _groups(series: Sequence[Header], around: Around) -> Iterator[_Group]:
+    flat: Sequence[Header] = series
+    placed = [header for header in series if header.places]
+    if around.wanted.dimensions == 3:
+        yield _Group(series[0].case, series)
+        return
+    if around.wanted.dimensions == "auto" and len({place for header in placed for place in header.places}) > 1:
+        yield _Group(series[0].case, placed)
+        flat = [header for header in series if not header.places]
+    # Files that lie nowhere would keep the others from becoming the volume that the mask was drawn on.
+    volume = tuple(header.file for header in placed) if len(series) > 1 else ()
+    for _, group in groupby(flat, key=lambda header: header.instance):
+        headers = list(group)
+        names = headers[0].frame_cases
+        if len(names) == 1:
+            yield _Group(names[0], headers, volume if headers[0].places else ())
         else:
-            for instance, copies in groupby(series, key=lambda header: header.instance):
-                yield site.salt.case(uid, instance), list(copies)
+            yield from (_Group(case_id, headers, (), frame) for frame, case_id in enumerate(names))
 
 
-def _case(case_id: str, group: Sequence[Header], site: _Site) -> CaseFiles:
-    series = group[0].series
-    row = _row(site.rows.get(series, ()))
-    mask = _mask(row, series, site)
-    is_slice = len(group) < len(site.series[series])
+def _add(group: _Group, around: Around) -> None:
+    files = [header.file for header in group.headers]
+    try:
+        case = _case(group, around)
+    except CaseError as error:
+        around.tally.set_aside(group.case_id, files, error)
+        return
+    if case is None:
+        around.tally.judge(files, "not-listed")
+    else:
+        around.tally.add(case)
+
+
+def _case(group: _Group, around: Around) -> CaseFiles | None:
+    """None for a case that the study leaves out."""
+    headers = group.headers
+    _require_distinct(headers)
+    said = _said(group, around)
+    if said.dropped:
+        return None
+    if not said.patient:
+        raise CaseError(
+            "neither the header nor a table says whose image this is",
+            hint="fill patient_id in a table",
+            code="patient-unknown",
+        )
+    mask = _mask(group, said, around)
     return CaseFiles(
-        case_id=case_id,
-        patient=site.salt.person(_person(group, row)),
-        images=_distinct(group),
+        case_id=group.case_id,
+        patient=said.patient,
+        images=tuple(header.file for header in headers),
         mask=mask,
-        label=row.get("label") or None,
-        subgroups=tuple(subgroup(column, row.get(column)) for column in site.subgroup_columns),
-        modality=group[0].modality,
-        slice_of=_distinct(site.series[series]) if mask and is_slice else (),
+        label=said.values.get("label"),
+        subgroups=around.subgroups(said),
+        modality=headers[0].modality,
+        slice_of=_slice_of(group, said) if mask else (),
+        frame=group.frame,
+        study=headers[0].study,
+        series=headers[0].series,
+        aliases=tuple(sorted({*said.aliases, *(alias for header in headers for alias in header.aliases)})),
     )
 
 
-def _row(rows: Sequence[Row]) -> Row:
-    """The one thing that labels.csv says about a series; an empty row where it says nothing."""
-    if any(row.values != rows[0].values for row in rows):
+def _said(group: _Group, around: Around) -> Saying:
+    headers = group.headers
+    return said_about(
+        around.labels,
+        {
+            "file": [header.file.key for header in headers],
+            "instance_uid": [header.instance for header in headers],
+            "series_uid": [headers[0].series],
+            "study_uid": sorted({header.study for header in headers}),
+        },
+        {header.patient for header in headers if header.patient},
+    )
+
+
+def _require_distinct(headers: Sequence[Header]) -> None:
+    if len({header.instance for header in headers}) < len(headers):
         raise CaseError(
-            f"labels.csv says different things about one series (rows {rows[0].number} and {rows[-1].number})",
-            hint="keep one row per series",
-            code="labels-conflict",
+            "two different files share one SOP Instance UID",
+            hint="remove the one that is wrong",
+            code="duplicate-instance",
         )
-    return rows[0] if rows else Row(0, {})
 
 
-def _person(group: Sequence[Header], row: Row) -> str:
-    named = {header.person for header in group if header.person}
-    table = row.get("patient_id")
-    if len(named) > 1:
-        raise CaseError(f"one series names {len(named)} patients", hint="export it again", code="patient-conflict")
-    if named and table and table not in named:
-        raise CaseError(
-            f"row {row.number} of labels.csv gives a series to another patient than its header",
-            hint="check series_uid and patient_id in that row",
-            code="patient-conflict",
-        )
-    if not named and not table:
-        raise CaseError(
-            "neither the header nor labels.csv says whose image this is",
-            hint="fill patient_id in labels.csv",
-            code="patient-unknown",
-        )
-    return named.pop() if named else table
+def _mask(group: _Group, said: Saying, around: Around) -> SourceFile | None:
+    found = around.drawn.get(group.headers[0].series, ())
+    files = [header.file for header in found]
+    if "mask" in said.values:
+        around.tally.judge(files, "not-listed")
+        return around.named[said.values["mask"]]
+    files = [header.file for header in _of_image(group, found)]
+    if len(files) > 1:
+        error = CaseError(f"{len(files)} masks refer to one series", hint="name one in a table", code="mask-ambiguous")
+        around.tally.judge(files, "quarantined", error.code)
+        raise error
+    return files[0] if files else None
 
 
-def _mask(row: Row, series: str, site: _Site) -> Path | None:
-    if row.get("mask"):
-        return inside(site.folder, row.get("mask"), row.number)
-    found = _distinct(site.segmentations.get(series, ()))
-    if len(found) > 1:
-        raise CaseError(
-            f"{len(found)} segmentations refer to one series", hint="name one in labels.csv", code="mask-ambiguous"
-        )
-    return found[0] if found else None
+def _of_image(group: _Group, found: Sequence[Header]) -> Sequence[Header]:
+    """Of the masks of a series, those of one image: it may be drawn on by name where it lies nowhere."""
+    header = group.headers[0]
+    if len(group.headers) > 1 or (header.places and len(found) < 2):
+        return found
+    own = [one for one in found if header.instance in one.instances]
+    # Writers leave out slices without any outline: an image in space belongs to the mask all the same.
+    return own or (found if header.places else [one for one in found if not one.instances])
 
 
-def _distinct(headers: Iterable[Header]) -> tuple[Path, ...]:
-    """Files but for exact copies, in the order given; two contents under one UID are a ``CaseError``."""
-    kept: dict[str, Path] = {}
-    for header in headers:
-        # Compared byte by byte, and only where a UID repeats.
-        if header.instance in kept and not filecmp.cmp(kept[header.instance], header.path, shallow=False):
-            raise CaseError(
-                "two different files share one SOP Instance UID",
-                hint="remove the one that is wrong",
-                code="duplicate-instance",
-            )
-        kept.setdefault(header.instance, header.path)
-    return tuple(kept.values())
+def _slice_of(group: _Group, said: Saying) -> tuple[SourceFile, ...]:
+    """The files that the mask lies on, where these are more than the image itself."""
+    own = said.mask_of in {"file", "instance_uid"} or group.volume == (group.headers[0].file,)
+    return () if own else group.volume

@@ -3,8 +3,8 @@
 Promises
 - ``read_table`` gives every row as text by column name, stripped, or raises ``SiteDataError`` with the number of the
   row as a spreadsheet counts it (the header is row 1), never with what the row holds.
-- ``inside`` gives a path only if it lies in the folder, with symbolic links followed: a table cannot make a site read
-  elsewhere. Whether the file exists is left to whoever reads it.
+- A table cannot make a site read elsewhere: ``named`` takes paths below its folder only, and ``require_inside`` follows
+  the links in one. Whether the file exists is left to whoever reads it.
 """
 
 from __future__ import annotations
@@ -75,22 +75,29 @@ def _rows(name: str, reader: Iterator[list[str]], header: list[str]) -> Iterator
         yield Row(number, {column: cell.strip() for column, cell in zip(header, cells, strict=True)})
 
 
-def inside(folder: Path, text: str, row: int) -> Path:
-    """``folder / text``, or ``SiteDataError`` (``path-outside``) when that leaves the folder."""
+def named(folder: Path, text: str, row: int) -> str:
+    """The path ``folder / text``, or ``SiteDataError`` ("path-outside") when it says that it leaves the folder."""
     relative = PurePosixPath(text)
     # "C:/x" is relative to a POSIX system and absolute to the one that the table may come from.
     absolute = relative.is_absolute() or bool(PureWindowsPath(text).drive)
-    if absolute or "\0" in text or ".." in relative.parts or not _ends_within(folder, folder / relative):
-        raise SiteDataError(
-            f"row {row} names a file outside its folder",
-            hint="paths are relative to the folder of the table; '..' and links that leave it are refused",
-            code="path-outside",
-        )
-    return folder / relative
+    if absolute or "\0" in text or ".." in relative.parts:
+        raise _outside(row)
+    return f"{folder}/{relative}"
 
 
-def _ends_within(folder: Path, path: Path) -> bool:
+def require_inside(folder: Path, path: str, row: int) -> None:
+    """Raise ``SiteDataError`` ("path-outside") unless ``path`` ends in ``folder`` when links are followed."""
     try:
-        return path.resolve().is_relative_to(folder.resolve())
+        within = Path(path).resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # Python 3.11 reports a loop of links as RuntimeError
-        return False
+        within = False
+    if not within:
+        raise _outside(row)
+
+
+def _outside(row: int) -> SiteDataError:
+    return SiteDataError(
+        f"row {row} names a file outside its folder",
+        hint="paths are relative to the folder of the table; '..' and links that leave it are refused",
+        code="path-outside",
+    )
