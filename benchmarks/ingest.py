@@ -122,6 +122,7 @@ def _slice(number: int, pixels: NDArray[np.uint16]) -> FileDataset:
     meta.MediaStorageSOPInstanceUID = UID(f"2.25.{number + 1}")
     made = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     made.SOPClassUID, made.SOPInstanceUID, made.Modality = CTImageStorage, meta.MediaStorageSOPInstanceUID, "CT"
+    made.StudyInstanceUID, made.SeriesInstanceUID = UID("2.25.1000001"), UID("2.25.1000002")
     made.PatientName, made.PatientID, made.Manufacturer = "Phantom^Benchmark", "0000", "SIEMENS"
     made.ImagePositionPatient, made.ImageOrientationPatient = [0, 0, 1.25 * number], [1, 0, 0, 0, 1, 0]
     made.PixelSpacing, made.RescaleSlope, made.RescaleIntercept = [0.7, 0.7], 1, -1024

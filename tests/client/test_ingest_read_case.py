@@ -336,6 +336,20 @@ def test_what_is_kept_of_a_header_holds_no_identifier() -> None:
     assert "120" in repr(said)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [{"label": "malignant; see Jane"}, {"subgroups": (("sex", "f"), ("ward", "4711-A"))}, {"label": "General Hospital"}],
+)
+def test_a_table_that_repeats_what_the_header_says_of_a_person_is_a_leak(said: dict[str, Any]) -> None:
+    made = series(PHANTOM)
+    for one in made:
+        one.PatientName, one.PatientID, one.InstitutionName = "Doe^Jane", "4711-A", "General Hospital"
+    refused = refusal(files_of(made), **said)
+    assert refused.code == "leak"
+    assert not any(word in refused.sentence + refused.hint for word in ("Doe", "Jane", "4711", "General"))
+    assert read(files_of(made), label="malignant", subgroups=(("sex", "f"), ("ward", "oncology"))).image is not None
+
+
 def test_what_one_header_of_a_series_holds_counts_as_dropped() -> None:
     made = series(PHANTOM)
     before = read(files_of(made)).dropped

@@ -6,6 +6,7 @@ Promises
 - What a file is, its first bytes say: DICOM, NIfTI, PNG or JPEG for images; also RT structure sets for masks.
 - Of a header nothing leaves but what the allow-list lets through, and the kinds of what it did not. Where files of one
   series differ, the one with the smallest digest speaks for acquisition: the order of files plays no part.
+- A label or subgroup of the site's tables that repeats an identifying value of the header is refused ("leak").
 - Suspicions of burned-in identifiers that the site refuses end as "burned-in-declared", "burned-in-secondary-capture"
   or "burned-in-text"; the others are handed on.
 
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from client.data.case_files import CaseFiles, Salt
+from client.data.ingest.leaks import identifying_values, require_clean
 from client.data.ingest.opened import Opened, described_file, digest_of, open_file, remembering
 from client.data.ingest.read_mask import mask_on
 from client.data.ingest.reading import Reading, Rules, Suspicion
@@ -130,4 +132,7 @@ def _header(
     days = salt.days(files.patient) if rules.dates == "shift" else None
     with refusing("unreadable-dicom", "the header cannot be interpreted"):
         kinds = {kind for header in headers for kind in identifying_kinds(header)}
-        return acquisition(headers[0], days), tuple(sorted(kinds))
+        kept = acquisition(headers[0], days)
+        if files.label is not None or files.subgroups:
+            require_clean(files.label, files.subgroups, kept, identifying_values(headers[0]))
+        return kept, tuple(sorted(kinds))
