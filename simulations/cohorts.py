@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TypeVar, get_args
 
 from client.data.archive.archive import Archive
-from client.data.archive.catalogue import Change
 from client.data.cohort.drift import drift
 from client.data.cohort.files import current, save
 from client.data.cohort.freeze import freeze
@@ -29,6 +28,7 @@ from client.data.cohort.split import split_of
 from client.data.dataset import Dataset
 from client.data.doctor.diagnose import diagnose
 from client.data.doctor.findings import Diagnosis, Finding, Severity
+from client.data.doctor.page import write_page
 from client.data.ingest.ingest import ingest
 from client.data.ingest.reading import Rules
 from client.data.prepared.cache import prepared_store
@@ -69,13 +69,22 @@ def forget(out: Path) -> None:
         shutil.rmtree(Dataset(dataset).cohorts, ignore_errors=True)
 
 
-def freeze_cohorts(hospitals: tuple[Hospital, ...], out: Path, pool: Pool, stages: Stages) -> Mapping[str, Frozen]:
+def freeze_cohorts(
+    hospitals: tuple[Hospital, ...], out: Path, pool: Pool, stages: Stages, page: str | None = None
+) -> Mapping[str, Frozen]:
     """Ingest, diagnose and freeze what every hospital has, hospitals side by side; by name of the site.
+
+    Args:
+        hospitals: what was found.
+        out: the run folder.
+        pool: does the work.
+        stages: shows progress.
+        page: name of the doctor's report in each site's folder; None writes none.
 
     Raises:
         RunError: ``cohort-drift``: a cohort was frozen already, and the images are others now.
     """
-    jobs = {hospital.name: (hospital, out / SITES_DATA / hospital.name) for hospital in hospitals}
+    jobs = {hospital.name: (hospital, out / SITES_DATA / hospital.name, page) for hospital in hospitals}
     return _side_by_side(pool, _freeze, jobs, "ingest, doctor, freeze", stages)
 
 
@@ -97,15 +106,18 @@ def _side_by_side(
     return {name: done[name] for name in jobs}
 
 
-def _freeze(sites: Sites, hospital: Hospital, folder: Path) -> Frozen:
+def _freeze(sites: Sites, hospital: Hospital, folder: Path, page: str | None) -> Frozen:
     dataset, site, rule = Dataset(folder), hospital.name, rule_of(sites.plan)
     digest = current(dataset.cohorts)
     with Archive.open_or_create(dataset.archive) as archive:
-        found = hospital.found if digest is None else _known(hospital.found, archive)
+        # Without sources of its own, what is found is all there is: what an archive knows of files that are gone goes too.
+        whole = replace(hospital.found, sources=())
+        found = whole if digest is None else _known(whole, archive)
         ingest(archive, found, _RULES, salt_of(sites.plan, site), workers=1, progress=silent)
         diagnosis = diagnose(archive, dataset.name, partial(split_of, rule, site), workers=1, progress=silent)
+        if page is not None:
+            write_page(diagnosis, archive, folder / page)
         if digest is None:
-            _forget_quarantined(archive, found)
             cohort = freeze(archive, site, dataset.name, rule, _not_found(archive, found), diagnosis.findings)
             digest = save(cohort, dataset.cohorts, _new_key(folder))
         else:
@@ -123,14 +135,6 @@ def _not_found(archive: Archive, found: Found) -> list[str]:
     """Stored cases whose files are gone: an archive keeps them, but a simulated site has the files that it has."""
     cases = {one.case_id for one in found.cases}
     return [record.case_id for record in archive.records() if record.case_id not in cases]
-
-
-def _forget_quarantined(archive: Archive, found: Found) -> None:
-    """Forget cases and files that could not be read and are gone."""
-    cases, unusable = ({one.case_id for one in found.cases}, {one.case_id for one in found.unusable})
-    known = cases | unusable | {file.name for file in found.files}
-    gone = [one.case_id for one in archive.quarantined() if one.case_id not in known]
-    archive.commit(Change(gone_quarantine=gone))
 
 
 def rule_of(plan: Plan) -> SplitRule:

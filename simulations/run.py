@@ -44,6 +44,7 @@ from simulations.scenario import Phantoms, Scenario
 from simulations.workers import OWN, SITES_DATA, Pool, Sites, SiteSpec, default_workers
 
 JOURNAL = "journal.sqlite"
+DOCTOR_PAGE = "doctor.html"
 _FOLDERS = (CHECKPOINTS, SERVER_STATE, HOSPITALS, SITES_DATA, OWN)
 _FILES = (contract.PLAN, contract.RESULTS, contract.ROUNDS, contract.PREDICTIONS, REPORT)
 _PACKAGES = ("consilium", "flwr", "torch", "monai", "numpy")
@@ -106,7 +107,7 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
                 # Nothing was trained on these cohorts yet: a hospital may still be repaired.
                 forget(order.out)
             hospitals = find_hospitals(scenario, order.data, order.out, pool, stages)
-            cohorts = freeze_cohorts(hospitals, order.out, pool, stages)
+            cohorts = freeze_cohorts(hospitals, order.out, pool, stages, _page(scenario))
             specs = prepare_stores(cohorts, order.out, pool, stages)
             for remark in remarks(sites, specs):
                 stages.tell(remark)
@@ -121,6 +122,10 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
 def _overhead(outcome: Outcome, federated_s: float, workers: int) -> float | None:
     """Time for all rounds over time spent training; None where sites trained side by side."""
     return federated_s / outcome.training_s if workers == 1 and outcome.training_s else None
+
+
+def _page(scenario: Scenario) -> str | None:
+    return DOCTOR_PAGE if scenario.setting.doctor_pages else None
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ class Setting(_Table):
     baselines: bool = False
     """Whether ``run`` also trains each site alone and all data pooled; ``baselines`` always does."""
     overlays: Literal["never", "synthetic"] = "synthetic"
+    doctor_pages: bool = False
+    """Whether each site's data doctor also writes its report, with thumbnails, as it would at a hospital."""
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Found:
         cases: sorted by ``case_id``.
         unusable: files and groups of files that cannot be a case.
         files: one for each file that was looked at, sorted by name.
-        sources: salted names of the folders that were looked through.
+        sources: salted names of what was looked through; without any, this is all that there is.
     """
 
     cases: tuple[CaseFiles, ...]
