@@ -110,7 +110,7 @@ def _freeze(sites: Sites, hospital: Hospital, folder: Path, page: str | None) ->
     dataset, site, rule = Dataset(folder), hospital.name, rule_of(sites.plan)
     digest = current(dataset.cohorts)
     with Archive.open_or_create(dataset.archive) as archive:
-        # Without sources of its own, what is found is all there is: what an archive knows of files that are gone goes too.
+        # Without sources of its own, what is found is all there is: files that are gone are forgotten.
         whole = replace(hospital.found, sources=())
         found = whole if digest is None else _known(whole, archive)
         ingest(archive, found, _RULES, salt_of(sites.plan, site), workers=1, progress=silent)

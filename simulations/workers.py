@@ -107,6 +107,8 @@ _here: Sites | None = None
 
 def _start(sites: Sites) -> None:
     global _here  # noqa: PLW0603 - a pool's initializer has no other way to leave something for its tasks
+    # Ctrl-C is the parent's: a fork server that somebody else has started hands on a mask that is not ours.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     torch.set_num_threads(1)
     _here = sites

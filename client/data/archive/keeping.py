@@ -36,7 +36,8 @@ from client.data.archive.segments import Segments, SegmentWriter
 from shared.preprocessing.image import FloatArray, Image, MaskArray
 
 DTYPES: dict[Kept, str] = {"uint8": "|u1", "uint16": "<u2", "int16": "<i2", "float32": "<f4"}
-_INTEGERS: tuple[Kept, ...] = ("uint8", "uint16", "int16")
+# Between them they hold what uint8 holds; that it would do is told from what one of them made.
+_TRIED: tuple[Kept, ...] = ("int16", "uint16")
 # Values that stay in the second-level cache between their two conversions.
 _BLOCK = 2**16
 _HASHED_AT_ONCE = 2**22
@@ -88,33 +89,36 @@ def write_case(writer: SegmentWriter, image: Image, mask: MaskArray | None) -> W
 
 def narrowed(voxels: FloatArray) -> tuple[Kept, NDArray[np.generic]]:
     """``voxels`` in the narrowest type that holds each exactly, and its name."""
-    kept = _narrowest(float(voxels.min()), float(voxels.max()))
     whole = np.ascontiguousarray(voxels, DTYPES["float32"])
-    narrow = None if kept == "float32" else _exactly(whole, np.dtype(DTYPES[kept]))
-    return ("float32", whole) if narrow is None else (kept, narrow)
-
-
-def _narrowest(low: float, high: float) -> Kept:
-    """The narrowest type whose range holds ``low`` to ``high``; NaN, which fails every comparison, fits none."""
-    for kept in _INTEGERS:
-        bounds = np.iinfo(kept)
-        if bounds.min <= low and high <= bounds.max:
-            return kept
-    return "float32"
+    for kept in _TRIED:
+        if (narrow := _exactly(whole, np.dtype(DTYPES[kept]))) is not None:
+            return _narrower(kept, narrow)
+    return "float32", whole
 
 
 def _exactly(voxels: FloatArray, dtype: np.dtype[np.generic]) -> NDArray[np.generic] | None:
-    """``voxels`` as ``dtype``, whose range they are within; None, at the first block, where a bit would change."""
+    """``voxels`` as ``dtype``; None, at the first block, where a bit would change."""
     flat = voxels.reshape(-1)
     narrow = np.empty(flat.shape, dtype)
-    for start in range(0, flat.size, _BLOCK):
-        block = flat[start : start + _BLOCK]
-        part = block.astype(dtype)
-        # Bits, not values: -0.0 equals 0.0.
-        if not np.array_equal(part.astype(np.float32).view(np.uint32), block.view(np.uint32)):
-            return None
-        narrow[start : start + _BLOCK] = part
+    # What the type cannot hold becomes any number, and that is not what was given.
+    with np.errstate(invalid="ignore"):
+        for start in range(0, flat.size, _BLOCK):
+            block = flat[start : start + _BLOCK]
+            part = narrow[start : start + _BLOCK]
+            part[:] = block
+            # Bits, not values: -0.0 equals 0.0.
+            if not np.array_equal(part.astype(np.float32).view(np.uint32), block.view(np.uint32)):
+                return None
     return narrow.reshape(voxels.shape)
+
+
+def _narrower(kept: Kept, narrow: NDArray[np.generic]) -> tuple[Kept, NDArray[np.generic]]:
+    """Integers in the narrowest type that holds them."""
+    if kept == "int16" and narrow.min() < 0:
+        return kept, narrow
+    if narrow.max() <= np.iinfo(np.uint8).max:
+        return "uint8", narrow.astype(DTYPES["uint8"])
+    return "uint16", narrow.view(DTYPES["uint16"])
 
 
 def stored_voxels(record: Record) -> Stored[np.float32]:
