@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from docs.parts.syntax import argument, words
 from shared import errors
 from shared.errors import ConsiliumError
 
@@ -91,11 +92,11 @@ def _reason(call: ast.Call, path: Path, own: Mapping[str, _Carrier]) -> Reason |
     carrier = own.get(name) or _SHARED.get(name) or (_Carrier(-1, 0, name) if name in KINDS else None)
     if carrier is None:
         return None
-    code = _argument(call, "code", carrier.code_at)
+    code = argument(call, "code", carrier.code_at)
     if not isinstance(code, ast.Constant) or not isinstance(code.value, str):
         return None
-    sentence = _argument(call, "sentence", carrier.sentence_at)
-    return Reason(code.value, carrier.kind, path.relative_to(ROOT).as_posix(), _words(sentence))
+    sentence = argument(call, "sentence", carrier.sentence_at)
+    return Reason(code.value, carrier.kind, path.relative_to(ROOT).as_posix(), words(sentence))
 
 
 _SHARED: Mapping[str, _Carrier] = {
@@ -119,21 +120,3 @@ def _carriers(tree: ast.Module) -> Iterator[tuple[str, _Carrier]]:
         if "code" in names and kinds:
             sentence = next((names.index(name) for name in ("sentence", "what") if name in names), None)
             yield function.name, _Carrier(names.index("code"), sentence, kinds[0])
-
-
-def _argument(call: ast.Call, name: str, position: int | None) -> ast.expr | None:
-    named = next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
-    if named is not None or position is None or not 0 <= position < len(call.args):
-        return named
-    return call.args[position]
-
-
-def _words(sentence: ast.expr | None) -> str:
-    """A literal or an f-string as text, … for what is filled in; "" for anything else."""
-    if isinstance(sentence, ast.Constant):
-        return str(sentence.value).replace("|", "\\|")
-    if isinstance(sentence, ast.JoinedStr):
-        return "".join(_words(part) if isinstance(part, ast.Constant) else "…" for part in sentence.values)
-    if isinstance(sentence, ast.BinOp):
-        return _words(sentence.left)
-    return ""

@@ -193,3 +193,31 @@ def test_shared_names_are_those_of_a_comparison_of_every_pair(said: list[tuple[i
     expected = names(row for row, (patient, _) in zip(rows, said, strict=True) if patient in twins)
     findings = found(identity.two_names, rows)
     assert findings["patient-two-names"].cases == expected if twins else findings == {}
+
+
+def test_copies_are_told_together_set_by_set() -> None:
+    rows = clean()
+    rows[7] = rows[7].but(voxels=rows[2].voxels)
+    rows[12] = rows[12].but(voxels=rows[2].voxels)
+    rows[20] = rows[20].but(voxels=rows[9].voxels)
+    (finding,) = found(identity.duplicates, rows, None).values()
+    assert finding.together == tuple(sorted([names([rows[2], rows[7], rows[12]]), names([rows[9], rows[20]])]))
+    assert sorted(itertools.chain(*finding.together)) == list(finding.cases)
+
+
+def test_look_alikes_are_joined_through_those_they_share() -> None:
+    rows = clean()
+    found_near = near(rows, (0, 5), (5, 10), (14, 19))
+    together = found_near["near-duplicate-across-patients"].together
+    assert together == tuple(sorted([names([rows[0], rows[5], rows[10]]), names([rows[14], rows[19]])]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 23), st.integers(0, 23)).filter(lambda pair: pair[0] != pair[1]), max_size=8))
+def test_every_case_of_a_near_duplicate_is_in_one_set_of_at_least_two(pairs: list[tuple[int, int]]) -> None:
+    finding = near(clean(), *pairs).get("near-duplicate-across-patients")
+    if finding is None:
+        assert pairs == []
+        return
+    members = list(itertools.chain(*finding.together))
+    assert sorted(members) == list(finding.cases)
+    assert all(len(together) >= 2 for together in finding.together)

@@ -206,6 +206,19 @@ def test_examples_are_few_and_what_is_left_out_is_counted(archive: Archive, monk
     assert "Sentence 8" not in words
 
 
+def test_copies_stand_side_by_side_and_are_said_to_belong_together(archive: Archive) -> None:
+    first, second, third, fourth = (one.case_id for one in list(archive.records())[:4])
+    sets = ((first, fourth), (second, third))
+    finding = Finding(
+        "duplicate-across-patients", "error", tuple(sorted([first, second, third, fourth])), "x", "", sets
+    )
+    (kind,) = page.kinds(replace(diagnosis(), findings=(finding,)), archive)
+    assert [one.case_id for one in kind.examples] == [first, fourth, second, third]
+    assert [one.caption.partition(":")[0] for one in kind.examples] == ["set 1", "set 1", "set 2", "set 2"]
+    shown = render(replace(diagnosis(), findings=(finding,)), archive)
+    assert f"<li>{first} = {fourth}</li><li>{second} = {third}</li>" in shown
+
+
 def test_every_picture_has_words_for_those_who_do_not_see_it(text: str) -> None:
     pictures = Reader(text).all("img")
     assert len(pictures) == 4 + 1 + page.EXAMPLES

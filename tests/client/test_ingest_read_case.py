@@ -338,7 +338,11 @@ def test_what_is_kept_of_a_header_holds_no_identifier() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [{"label": "malignant; see Jane"}, {"subgroups": (("sex", "f"), ("ward", "4711-A"))}, {"label": "General Hospital"}],
+    [
+        {"label": "malignant; see Jane"},
+        {"subgroups": (("sex", "f"), ("ward", "4711-A"))},
+        {"label": "General Hospital"},
+    ],
 )
 def test_a_table_that_repeats_what_the_header_says_of_a_person_is_a_leak(said: dict[str, Any]) -> None:
     made = series(PHANTOM)

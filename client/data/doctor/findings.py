@@ -23,6 +23,7 @@ class Finding:
         cases: salted names of the cases that are meant, sorted; empty where it is about the data set.
         sentence: what was found, with the numbers.
         hint: what to do about it.
+        together: those of ``cases`` that are copies of each other, in sets of two or more.
     """
 
     code: str
@@ -30,6 +31,7 @@ class Finding:
     cases: tuple[str, ...]
     sentence: str
     hint: str = ""
+    together: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

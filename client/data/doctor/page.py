@@ -71,6 +71,7 @@ class Kind:
         cases: names of the cases; the first ``NAMED``.
         count: how many cases there are.
         examples: pictures of the first.
+        sets: names that belong together, joined; the first of as many as ``NAMED`` names.
         command: what to type to leave the cases out; "" where none are meant, or none need to be.
     """
 
@@ -83,6 +84,7 @@ class Kind:
     cases: tuple[str, ...]
     count: int
     examples: tuple[Example, ...]
+    sets: tuple[str, ...]
     command: str
 
 
@@ -182,7 +184,10 @@ def _drawing(title: str, shown: Histogram, caption: str, scale: plots.Scale) -> 
 
 def _kind(code: str, found: Sequence[Finding], dataset: str, archive: Archive) -> Kind:
     severity = min((one.severity for one in found), key=list(_WORDS).index)
-    cases = tuple(dict.fromkeys(case for one in found for case in one.cases))
+    sets = [together for one in found for together in one.together]
+    # Copies stand side by side, so that one can see that they are.
+    marks = {case: f"set {number}: " for number, together in enumerate(sets, start=1) for case in together}
+    cases = tuple(dict.fromkeys([*marks, *(case for one in found for case in one.cases)]))
     return Kind(
         code=code,
         severity=severity,
@@ -192,12 +197,13 @@ def _kind(code: str, found: Sequence[Finding], dataset: str, archive: Archive) -
         hints=tuple(dict.fromkeys(one.hint for one in found if one.hint)),
         cases=cases[:NAMED],
         count=len(cases),
-        examples=tuple(_example(archive, case) for case in cases[:EXAMPLES]),
+        examples=tuple(_example(archive, case, marks.get(case, "")) for case in cases[:EXAMPLES]),
+        sets=tuple(" = ".join(together) for together in sets[: NAMED // 2]),
         command=f"consilium-site freeze --dataset {dataset} --exclude {code}" if cases and severity != "note" else "",
     )
 
 
-def _example(archive: Archive, case_id: str) -> Example:
+def _example(archive: Archive, case_id: str, mark: str) -> Example:
     record = archive.record(case_id)
     if record is None:
         return Example(case_id, "", "no longer in the archive")
@@ -206,7 +212,7 @@ def _example(archive: Archive, case_id: str) -> Example:
     except SiteDataError as error:
         return Example(case_id, "", f"cannot be shown: {error.code}")
     size = f" {_TIMES} ".join(map(str, record.shape[1:]))
-    return Example(case_id, address, f"{record.modality.upper()}, {size}, label {record.label or 'none'}")
+    return Example(case_id, address, f"{mark}{record.modality.upper()}, {size}, label {record.label or 'none'}")
 
 
 def _facts(diagnosis: Diagnosis) -> list[tuple[str, str, str]]:

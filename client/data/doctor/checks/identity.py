@@ -19,10 +19,13 @@ their source and belong to one person, so equal sources count across persons alo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from client.data.doctor.cases import Cases, Flags, Places
 from client.data.doctor.findings import Finding, Severity
@@ -46,23 +49,23 @@ def duplicates(cases: Cases, splits: Splits) -> Iterator[Finding]:
         )
     shared = _shared(cases, "digest", "patient", telling) | _shared(cases, "source", "patient", telling)
     if shared.any():
-        yield _across("duplicate-across-patients", "error", cases, shared)
+        yield _across("duplicate-across-patients", "error", cases, _equal(cases, shared))
     if splits is not None:
         parts = _split_column(cases, splits)
         divided = _differ(cases, "digest", parts, telling) | _differ(cases, "source", parts, telling)
         if divided.any():
-            yield _across("duplicate-across-splits", "error", cases, divided)
+            yield _across("duplicate-across-splits", "error", cases, _equal(cases, divided))
 
 
 def near_duplicates(cases: Cases, pairs: Places, *, more: bool, splits: Splits) -> Iterator[Finding]:
     """``pairs`` of one picture, shape (k, 2), that are of different patients; ``more`` that not all were looked at."""
     if len(pairs):
-        yield _across("near-duplicate-across-patients", "warning", cases, _members(cases, pairs))
+        yield _across("near-duplicate-across-patients", "warning", cases, pairs)
     if splits is not None:
         parts = _split_column(cases, splits)
         divided = pairs[parts[pairs[:, 0]] != parts[pairs[:, 1]]]
         if len(divided):
-            yield _across("near-duplicate-across-splits", "error", cases, _members(cases, divided))
+            yield _across("near-duplicate-across-splits", "error", cases, divided)
     if more:
         yield Finding(
             "near-duplicates-unsure",
@@ -88,6 +91,7 @@ def labels_of_duplicates(cases: Cases, pairs: Places) -> Iterator[Finding]:
             cases.named(differ),
             f"images that are there more than once with different labels: {differ.sum()} of {len(cases)}",
             "ask who labelled them; exclude them until it is settled",
+            _together(cases, np.concatenate([_equal(cases, differ), pairs[both]])),
         )
 
 
@@ -108,7 +112,8 @@ def two_names(cases: Cases) -> Iterator[Finding]:
         )
 
 
-def _across(code: str, severity: Severity, cases: Cases, which: Flags) -> Finding:
+def _across(code: str, severity: Severity, cases: Cases, pairs: Places) -> Finding:
+    which = _members(cases, pairs)
     kind = "are one picture with" if code.startswith("near") else "equal"
     other = "in another split" if code.endswith("splits") else "of another patient"
     return Finding(
@@ -117,7 +122,31 @@ def _across(code: str, severity: Severity, cases: Cases, which: Flags) -> Findin
         cases.named(which),
         f"images that {kind} one {other}: {which.sum()} of {len(cases)} (from {cases.patients_of(which)} patients)",
         "find out whose they are; if both identifiers are of one person, unite them, else exclude these images",
+        _together(cases, pairs),
     )
+
+
+def _equal(cases: Cases, which: Flags) -> Places:
+    """Pairs of cases among ``which`` that have equal voxels or an equal source, enough of them to connect all such."""
+    places = np.flatnonzero(which)
+    found = [np.empty((0, 2), np.intp)]
+    for key in ("digest", "source"):
+        ordered = places[np.argsort(cases.column(key)[places], kind="stable")]
+        same = cases.column(key)[ordered[1:]] == cases.column(key)[ordered[:-1]]
+        found.append(np.stack([ordered[:-1][same], ordered[1:][same]], axis=1))
+    return np.concatenate(found)
+
+
+def _together(cases: Cases, pairs: Places) -> tuple[tuple[str, ...], ...]:
+    """Names of cases that ``pairs`` connect, set by set."""
+    size = len(cases)
+    graph = csr_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), (size, size))
+    _, sets = connected_components(graph, directed=False)
+    members: dict[int, list[str]] = defaultdict(list)
+    names = cases.names
+    for place in np.unique(pairs):
+        members[int(sets[place])].append(names[place])
+    return tuple(sorted(tuple(sorted(one)) for one in members.values()))
 
 
 def _second_of_patient(cases: Cases, telling: Flags) -> Flags:
