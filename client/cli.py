@@ -132,8 +132,8 @@ def ingest_command(
         workers=workers,
     )
     opened = SiteFolder.open(site)
-    with terminal.bar(terminal.stderr(), "reading images") as progress:
-        done = ingest(opened, order, progress, _now)
+    with terminal.bars(terminal.stderr(), "looking at files", "reading images") as (files, cases):
+        done = ingest(opened, order, lambda count: files(count, 0), cases, _now)
     _say(as_json, shown.ingested_document(done), shown.ingested(done))
     require_fit(done.share_quarantined, opened.settings.quarantine.quota)
 

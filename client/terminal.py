@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -35,6 +36,13 @@ class Speed(ProgressColumn):
 @contextmanager
 def bar(console: Console, label: str) -> Iterator[Progress]:
     """A bar that is moved by calling what this yields with (done, total); nothing where there is no terminal."""
+    with bars(console, label) as (progress,):
+        yield progress
+
+
+@contextmanager
+def bars(console: Console, *labels: str) -> Iterator[tuple[Progress, ...]]:
+    """Bars for steps that follow each other; each shows up with its first call. A total of 0 is not known yet."""
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),
@@ -43,13 +51,14 @@ def bar(console: Console, label: str) -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task(label, total=None)
+    with Bars(*columns, console=console, disable=not console.is_terminal) as shown:
+        tasks = [shown.add_task(label, total=None, start=False, visible=len(labels) == 1) for label in labels]
+        yield tuple(partial(_move, shown, task) for task in tasks)
 
-        def show(done: int, total: int) -> None:
-            bars.update(task, completed=done, total=total)
 
-        yield show
+def _move(shown: Bars, task: TaskID, done: int, total: int) -> None:
+    shown.start_task(task)
+    shown.update(task, completed=done, total=total or None, visible=True)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Fill the generated parts of the documentation: ``make docs``, or ``python -m docs.build`` from the repository root.
 
 Promises
-- What the code knows (keys of the plan, messages, the table of rounds, reasons, help texts, scenarios) is taken from
-  the code. ``tests/style/test_docs.py`` fails when a page says something else.
+- What the code knows (keys of the plan, messages, the table of rounds, reasons, findings, help texts, scenarios) is
+  taken from the code. ``tests/style/test_docs.py`` fails when a page says something else.
 - A generated part stands between ``<!-- generated: NAME -->`` and ``<!-- end -->``; the rest of a page is left alone.
 - Running twice changes nothing, and nothing depends on the machine, the clock or the order of a dictionary.
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from client.settings import template
-from docs.parts import deidentification, keys, messages, reasons
+from docs.parts import deidentification, findings, keys, messages, reasons
 from server import rounds
 from simulations import scenario
 
@@ -69,6 +69,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "reasons": reasons.reason_tables,
     "kept attributes": deidentification.kept_table,
     "kept dates": deidentification.dates_table,
+    "findings": findings.finding_tables,
     "scenarios": scenario_table,
 }
 """Name of a generated part -> its text, which ends with a newline."""

@@ -16,7 +16,7 @@ from client.data.dataset import state_of
 from client.data.ingest.ingest import Intake
 from client.data.ingest.ingest import ingest as read_in
 from client.data.prepared.prepare import Progress
-from client.data.source.discover import discover
+from client.data.source.discover import Looked, discover
 from client.data.source.found import Table, Wanted
 from client.governance.audit import Event
 from client.settings import processes, rules
@@ -76,15 +76,23 @@ class Ingested:
         return share_quarantined(self.cases, sum(self.quarantined.values()))
 
 
-def ingest(site: SiteFolder, order: Order, progress: Progress, now: Clock) -> Ingested:
-    """Find the cases of a data set, and store what is new or changed; raises ``ConsiliumError``."""
+def ingest(site: SiteFolder, order: Order, looked: Looked, progress: Progress, now: Clock) -> Ingested:
+    """Find the cases of a data set, and store what is new or changed; raises ``ConsiliumError``.
+
+    Args:
+        site: where to.
+        order: what from.
+        looked: called with how many files were looked at.
+        progress: called with how many cases are done of how many.
+        now: the clock.
+    """
     audit, salt, key, dataset = site.audit, site.salt(), site.store_key(), site.dataset(order.dataset)
     audit.require_sound()
     choices = dataset.settled(order.choices)
     _require_there(order.sources)
     subgroups = order.subgroups or site.settings.ingest.subgroups
     tables = tuple(Table(path, choices.columns, order.where, order.drop_labels) for path in order.labels)
-    found = discover(Wanted(order.sources, tables, choices.dimensions, choices.modality, subgroups), salt)
+    found = discover(Wanted(order.sources, tables, choices.dimensions, choices.modality, subgroups), salt, looked)
     dataset.begin(choices)
     with Archive.open_or_create(dataset.archive, key) as archive:
         _require_tables(archive, tables)

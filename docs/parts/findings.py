@@ -4,6 +4,8 @@ Promises
 - Every finding has a row, by theme and in the order of the code: when it is found, from the table that opens its
   module, and what to do, from the call that makes it. One that has only one of the two is an error.
 - Bounds are shown as numbers, not under the names that they have in the code.
+
+Words of the page around them are left to ``docs/data-doctor.md``.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from docs.parts.syntax import argument, words
 THEMES = ("intake", "identity", "patients", "labels", "masks", "geometry", "intensity", "identifying")
 """Modules of ``checks``, in the order of the page."""
 
-_NAMED = re.compile(r"``(?:\w+\.)*(?P<name>\w+)``")
+_NAMED = re.compile(r" \(``(?:\w+\.)*(?P<aside>[a-z_]+)``\)|``(?:\w+\.)*(?P<name>\w+)``")
 _HINT_AT = 4
 
 
@@ -76,6 +78,9 @@ def _cells(lines: list[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _value(module: ModuleType, found: re.Match[str]) -> str:
+    """A bound as a number; nothing for the name of a function or field that is added in brackets."""
+    if found["aside"]:
+        return ""
     bound = getattr(module, found["name"], None)
     return f"{bound:g}" if isinstance(bound, int | float) else f"`{found['name']}`"
 

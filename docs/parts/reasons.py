@@ -110,7 +110,7 @@ _SHARED: Mapping[str, _Carrier] = {
 def _carriers(tree: ast.Module) -> Iterator[tuple[str, _Carrier]]:
     """Functions of a module that put their parameter ``code`` into an error."""
     for function in (node for node in ast.walk(tree) if isinstance(node, Function)):
-        names = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+        names = [one.arg for one in (*function.args.posonlyargs, *function.args.args)]
         made = [
             call.func.id
             for call in ast.walk(function)

@@ -42,6 +42,19 @@ def test_on_a_terminal_a_bar_shows_how_much_how_fast_and_how_long() -> None:
     assert re.search(r"\d+(\.\d)?/s left +0:00:00", said)
 
 
+def test_steps_that_follow_each_other_show_up_one_by_one_and_an_unknown_total_is_no_zero() -> None:
+    console, out = on_a_terminal()
+    with terminal.bars(console, "looking at files", "reading images") as (files, cases):
+        files(7, 0)
+        time.sleep(0.15)
+        assert "looking at files" in out.getvalue()
+        assert "reading images" not in out.getvalue()
+        cases(3, 4)
+    said = out.getvalue()
+    assert "7/?" in said
+    assert "3/4" in said
+
+
 def test_the_speed_is_units_by_time() -> None:
     console, out = on_a_terminal()
     with terminal.bar(console, "x") as progress:

@@ -255,3 +255,12 @@ def test_any_table_is_read_or_refused_and_never_breaks_anything(
     write_csv(table, [dict(zip(names, row, strict=False)) for row in cells])
     with suppress(SiteDataError):
         assert discover(Wanted((everywhere,), (Table(table),)), SALT).files
+
+
+def test_progress_counts_every_file_that_is_looked_at(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text("no image")
+    counts: list[int] = []
+    found = discover(Wanted((tmp_path,)), SALT, counts.append)
+    assert counts == [1, 2, 3, 4, 5]
+    assert len(found.files) == 5

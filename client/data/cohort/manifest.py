@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from shared.messages import Split
 
@@ -77,9 +78,15 @@ class Cohort:
 
     def canonical_bytes(self) -> bytes:
         """The cohort as UTF-8 JSON with sorted keys, after a line that names the format."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return b"consilium-cohort-1\n" + text.encode()
+        # ``asdict`` would copy a hundred thousand members first.
+        said = json.dumps(self, default=_fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return b"consilium-cohort-1\n" + said.encode()
 
     def digest(self) -> str:
         """SHA-256 of ``canonical_bytes``, 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical_bytes()).hexdigest()
+
+
+def _fields(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any of the dataclasses above
+    """What JSON makes of a dataclass."""
+    return {field.name: getattr(value, field.name) for field in fields(value)}

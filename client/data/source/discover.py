@@ -15,6 +15,7 @@ Whether a case can be read is left to ``client.data.ingest``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from client.data.case_files import Quarantined, Salt
@@ -28,6 +29,12 @@ from client.data.source.pictures import add_missing, add_pictures
 from client.data.source.series import Around, add_series, drawn_on
 from shared.errors import CaseError
 
+Looked = Callable[[int], None]
+
+
+def silent(_count: int) -> None:
+    """Progress that nobody watches."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Sorted:
@@ -39,19 +46,25 @@ class _Sorted:
     named: dict[str, SourceFile] = field(default_factory=dict)
 
 
-def discover(wanted: Wanted, salt: Salt) -> Found:
+def discover(wanted: Wanted, salt: Salt, looked: Looked = silent) -> Found:
     """The cases in ``wanted.sources``, and what became of every file there.
+
+    Args:
+        wanted: what to look for.
+        salt: of the site.
+        looked: called after each file with how many there were so far.
 
     Raises:
         SiteDataError: "source-missing", or as ``labels.read_labels``.
     """
     labels = read_labels(wanted.tables, wanted.subgroup_columns, salt)
     files, tally, names = _Sorted(), Grouped(), Names.of(salt)
-    for found in walk(wanted.sources, salt):
+    for count, found in enumerate(walk(wanted.sources, salt), start=1):
         if isinstance(found, SourceFile):
             _look_at(found, labels, names, files, tally)
         else:
             tally.leave_out(found)
+        looked(count)
     for path, mask in labels.masks.items():
         if path not in files.named:
             files.named[path] = mask.outside_sources(salt)
