@@ -124,8 +124,8 @@ def phantoms(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 7,
 ) -> None:
     """Write synthetic hospitals as DICOM, the truth beside them."""
-    from simulations.phantom_hospitals import hospitals
     from simulations.phantoms import write_hospitals
+    from simulations.phantoms.hospitals import hospitals
 
     federation = hospitals(sites, seed, patients=patients, dimensions=3 if dimensions == 3 else 2)
     report = write_hospitals(out, federation, seed)

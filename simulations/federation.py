@@ -27,9 +27,9 @@ from client.data.source.tables import read_table
 from shared.errors import ScenarioError, SiteDataError
 from shared.plan import Plan
 from simulations import partition
-from simulations.phantom_hospitals import Hospital as PhantomHospital
-from simulations.phantom_hospitals import PhantomFederation, hospitals, tiny_hospitals
 from simulations.phantoms import write_hospitals
+from simulations.phantoms.hospitals import Hospital as PhantomHospital
+from simulations.phantoms.hospitals import PhantomFederation, hospitals, tiny_hospitals
 from simulations.progress import Stages
 from simulations.scenario import Manifest, Phantoms, Scenario
 from simulations.workers import Pool, Sites

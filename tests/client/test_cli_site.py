@@ -22,8 +22,8 @@ from client.data.cohort import files as cohort_files
 from client.data.cohort.drift import Drift, drift
 from client.site_folder import SiteFolder
 from shared.plan import from_document
-from simulations.phantom_hospitals import hospitals
 from simulations.phantoms import write_hospitals as write_phantoms
+from simulations.phantoms.hospitals import hospitals
 
 Capsys = pytest.CaptureFixture[str]
 COMMANDS = (["init"], ["ingest"], ["doctor"], ["freeze"], ["check"], ["audit"], ["audit", "verify"])

@@ -13,8 +13,8 @@ from client.data.ingest.reading import Reading, Rules
 from client.data.source.discover import discover
 from client.data.source.found import Found, Table, Wanted
 from shared.errors import CaseError
-from simulations.phantom_hospitals import hospitals
 from simulations.phantoms import write_hospitals
+from simulations.phantoms.hospitals import hospitals
 
 SEED = 5
 

@@ -26,8 +26,8 @@ from client.data.source.discover import discover
 from client.data.source.found import FileSeen, Table, Wanted
 from shared.messages import Split
 from shared.preprocessing.image import FloatArray
-from simulations.phantom_hospitals import hospitals, tiny_hospitals
 from simulations.phantoms import write_hospitals
+from simulations.phantoms.hospitals import hospitals, tiny_hospitals
 
 
 def silent(_done: int, _total: int) -> None:

@@ -16,8 +16,8 @@ from pydicom.sequence import Sequence
 
 from shared.preprocessing.burned_in import suspicions, text_boxes
 from shared.preprocessing.image import Image
-from simulations.phantom_cohort import members, scans
-from simulations.phantom_hospitals import hospitals
+from simulations.phantoms.cohort import members, scans
+from simulations.phantoms.hospitals import hospitals
 
 Plane = NDArray[np.float32]
 

@@ -17,7 +17,7 @@ from shared.errors import ScenarioError, SiteDataError
 from simulations import federation
 from simulations.cohorts import freeze_cohorts, prepare_stores
 from simulations.federation import Hospital, find_hospitals, require_source
-from simulations.phantom_hospitals import FOUR_HOSPITALS
+from simulations.phantoms.hospitals import FOUR_HOSPITALS
 from simulations.progress import Silent
 from simulations.scenario import Scenario, load
 from simulations.workers import Pool, Sites, SiteSpec, site_cohort

@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from shared.seeds import generator
-from simulations.phantom_anatomy import (
+from simulations.phantoms.anatomy import (
     BACKGROUND,
     CONTRAST_HU,
     LESION,
@@ -20,8 +20,8 @@ from simulations.phantom_anatomy import (
     cut,
     person,
 )
-from simulations.phantom_body import PHASE_HU, Phase
-from simulations.phantom_solids import Points, at
+from simulations.phantoms.body import PHASE_HU, Phase
+from simulations.phantoms.solids import Points, at
 
 PHASES: tuple[Phase, ...] = ("native", "arterial", "portal", "late")
 STEP = 1.5

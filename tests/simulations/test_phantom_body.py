@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from shared.seeds import generator
-from simulations.phantom_body import FIXED_HU, PHASE_HU, Body, Frame, body
-from simulations.phantom_solids import Points, Solid
+from simulations.phantoms.body import FIXED_HU, PHASE_HU, Body, Frame, body
+from simulations.phantoms.solids import Points, Solid
 
 FRAME = Frame(half_width=165, half_depth=115, fat=14)
 STEP = 4.0

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from shared.errors import ScenarioError
-from simulations.phantom_anatomy import LESION, Population
-from simulations.phantom_cohort import Identity, Scan, members, scans
-from simulations.phantom_hospitals import (
+from simulations.phantoms.anatomy import LESION, Population
+from simulations.phantoms.cohort import Identity, Scan, members, scans
+from simulations.phantoms.hospitals import (
     FOUR_HOSPITALS,
     Fault,
     Hospital,
@@ -17,7 +17,7 @@ from simulations.phantom_hospitals import (
     hospitals,
     tiny_hospitals,
 )
-from simulations.phantom_scanner import Encoding, Scanner
+from simulations.phantoms.scanner import Encoding, Scanner
 
 SMALL = Hospital(
     "small",

@@ -14,10 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from pydicom.valuerep import validate_value
 
-from simulations.phantom_cohort import Member, Scan, members, scans
-from simulations.phantom_files import IMPLEMENTATION, Names, dicom_bytes, images, unique
-from simulations.phantom_hospitals import Hospital
-from simulations.phantom_scanner import Encoding, Photometric, Scanner, Syntax
+from simulations.phantoms.cohort import Member, Scan, members, scans
+from simulations.phantoms.files import IMPLEMENTATION, Names, dicom_bytes, images, unique
+from simulations.phantoms.hospitals import Hospital
+from simulations.phantoms.scanner import Encoding, Photometric, Scanner, Syntax
 
 SYNTAXES: dict[Syntax, str] = {
     "explicit-le": ExplicitVRLittleEndian,

@@ -13,12 +13,12 @@ from highdicom._standard_utils import get_iod_module_map, get_module_attribute_m
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from simulations.phantom_anatomy import LESION, ORGAN, Population
-from simulations.phantom_cohort import Scan, members, scans
-from simulations.phantom_files import Names, dicom_bytes, images
-from simulations.phantom_hospitals import Hospital
-from simulations.phantom_masks import nifti_bytes, segmentation
-from simulations.phantom_scanner import Grid, Scanner
+from simulations.phantoms.anatomy import LESION, ORGAN, Population
+from simulations.phantoms.cohort import Scan, members, scans
+from simulations.phantoms.files import Names, dicom_bytes, images
+from simulations.phantoms.hospitals import Hospital
+from simulations.phantoms.masks import nifti_bytes, segmentation
+from simulations.phantoms.scanner import Grid, Scanner
 
 FLAT = Hospital("small", "Testmed", patients=1, images=(1, 1), scanner=Scanner(shape=(40, 56), spacing_mm=7.0))
 DEEP = replace(FLAT, dimensions=3, scanner=replace(FLAT.scanner, slices=6, slice_mm=20.0))

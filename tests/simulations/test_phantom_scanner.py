@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from simulations.phantom_scanner import Encoding, Scanner, acquire, grid, quantise
+from simulations.phantoms.scanner import Encoding, Scanner, acquire, grid, quantise
 
 NEUTRAL = Scanner(shape=(64, 64), spacing_mm=2.0)
 ENCODINGS = st.builds(

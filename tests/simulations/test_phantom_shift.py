@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from simulations.phantom_anatomy import LESION
-from simulations.phantom_cohort import members, scans
-from simulations.phantom_hospitals import FOUR_HOSPITALS, Hospital
-from simulations.phantom_scanner import Encoding
+from simulations.phantoms.anatomy import LESION
+from simulations.phantoms.cohort import members, scans
+from simulations.phantoms.hospitals import FOUR_HOSPITALS, Hospital
+from simulations.phantoms.scanner import Encoding
 
 NAMES = [one.name for one in FOUR_HOSPITALS]
 PATIENTS, TRAINING = 12, 8

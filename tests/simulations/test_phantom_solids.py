@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.phantom_solids import (
+from simulations.phantoms.solids import (
     Field,
     Points,
     Ripple,

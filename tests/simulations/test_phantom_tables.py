@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.phantom_anatomy import Population
-from simulations.phantom_cohort import Member, Scan, members, scans
-from simulations.phantom_files import Names
-from simulations.phantom_hospitals import Hospital
-from simulations.phantom_scanner import Scanner
-from simulations.phantom_tables import label_row, truth_row, write_table
+from simulations.phantoms.anatomy import Population
+from simulations.phantoms.cohort import Member, Scan, members, scans
+from simulations.phantoms.files import Names
+from simulations.phantoms.hospitals import Hospital
+from simulations.phantoms.scanner import Scanner
+from simulations.phantoms.tables import label_row, truth_row, write_table
 
 HOSPITAL = Hospital(
     "small",

@@ -20,8 +20,8 @@ from client.data.source.discover import discover
 from client.data.source.found import Table, Wanted
 from shared.errors import CaseError, ScenarioError
 from shared.preprocessing.image import Image, MaskArray
-from simulations.phantom_cohort import Scan, members, scans
 from simulations.phantoms import Hospital, PhantomFederation, PhantomReport, hospitals, tiny_hospitals, write_hospitals
+from simulations.phantoms.cohort import Scan, members, scans
 
 SEED = 3
 COLUMNS = ["patient_id", "series_uid", "mask", "label", "sex", "age"]

@@ -12,7 +12,7 @@ Promises
   the liver in the native and portal phases and brighter in the arterial and late ones.
 - Every lesion lies in the liver, and no two of a person touch.
 
-What a scanner makes of it is left to ``phantom_scanner``.
+What a scanner makes of it is left to ``scanner``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.phantom_body import AIR_HU, FIXED_HU, PHASE_HU, Body, Frame, Material, Phase, body
-from simulations.phantom_solids import Field, Points, Ripple, Solid, Vector, at, blob, local, ripple
+from simulations.phantoms.body import AIR_HU, FIXED_HU, PHASE_HU, Body, Frame, Material, Phase, body
+from simulations.phantoms.solids import Field, Points, Ripple, Solid, Vector, at, blob, local, ripple
 
 Kind = Literal["benign", "malignant"]
 

@@ -7,9 +7,9 @@ Promises
 - ``quantise`` rounds to the nearest value that the encoding can store, and clips to its range. Under MONOCHROME2,
   ``stored * slope + intercept`` is in Hounsfield units again. Under MONOCHROME1 that holds for ``lowest + highest -
   stored``: the numbers are stored inverted, so that a display which inverts them (DICOM PS3.3 C.7.6.3.1.2) shows bone
-  white. Such files do not claim to hold Hounsfield units (``phantom_files``).
+  white. Such files do not claim to hold Hounsfield units (``files``).
 
-Which scanner stands where is left to ``phantom_hospitals``; bytes, to ``phantom_files``.
+Which scanner stands where is left to ``hospitals``; bytes, to ``files``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from simulations.phantom_body import Phase
-from simulations.phantom_solids import Field, Points, Vector
+from simulations.phantoms.body import Phase
+from simulations.phantoms.solids import Field, Points, Vector
 
 Photometric = Literal["MONOCHROME1", "MONOCHROME2"]
 Syntax = Literal["explicit-le", "rle", "jpeg-ls", "jpeg-2000"]

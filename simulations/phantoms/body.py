@@ -7,7 +7,7 @@ Promises
 - Hounsfield units are of the order found in textbooks (Prokop & Galanski, Spiral and Multislice CT of the Body) for a
   scan without contrast agent and 35 s, 70 s and 5 min after its injection. Nothing here is fitted to a patient.
 
-Lesions and the drawing of pixels are left to ``phantom_anatomy``. Sizes are millimetres, positions are fractions of the
+Lesions and the drawing of pixels are left to ``anatomy``. Sizes are millimetres, positions are fractions of the
 body's half width (towards Left) and half depth (towards Posterior).
 """
 
@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from simulations.phantom_solids import (
+from simulations.phantoms.solids import (
     Field,
     Points,
     Solid,

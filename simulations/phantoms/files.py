@@ -9,7 +9,7 @@ Promises
 - Compression is lossless; ``RescaleSlope`` and ``RescaleIntercept`` lead back to Hounsfield units, under MONOCHROME1
   after inversion.
 
-Masks are left to ``phantom_masks``; which file goes where, to ``phantoms``.
+Masks are left to ``masks``; which file goes where, to ``folders``.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from pydicom.uid import (
 )
 
 from shared.seeds import derive
-from simulations.phantom_cohort import Identity, Member, Scan
-from simulations.phantom_hospitals import Hospital
-from simulations.phantom_scanner import Encoding, Grid, Stored
+from simulations.phantoms.cohort import Identity, Member, Scan
+from simulations.phantoms.hospitals import Hospital
+from simulations.phantoms.scanner import Encoding, Grid, Stored
 
 IMPLEMENTATION = UID("2.25.141536739631175762696035877132556770409")
 IMPLEMENTATION_NAME = "CONSILIUM_1"

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from simulations.phantom_files import TIME_OF_DAY, Names, file_meta
-from simulations.phantom_scanner import Grid
+from simulations.phantoms.files import TIME_OF_DAY, Names, file_meta
+from simulations.phantoms.scanner import Grid
 
 Mask = NDArray[np.uint8]
 

@@ -7,7 +7,7 @@ Promises
   malignant. Who it is, is drawn.
 - Every slice of a person with lesions that is a whole image (2-D) cuts the first lesion.
 
-Writing is left to ``phantom_files`` and ``phantoms``.
+Writing is left to ``files`` and ``folders``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Literal
 import numpy as np
 
 from shared.seeds import generator
-from simulations.phantom_anatomy import Cut, Kind, Person, cut, person
-from simulations.phantom_hospitals import Fault, Hospital
-from simulations.phantom_scanner import Grid, Stored, acquire, grid, quantise
+from simulations.phantoms.anatomy import Cut, Kind, Person, cut, person
+from simulations.phantoms.hospitals import Fault, Hospital
+from simulations.phantoms.scanner import Grid, Stored, acquire, grid, quantise
 
 _FAMILY = ("Ahlgren", "Brandt", "Castellano", "Dvořák", "Eriksen", "Fournier", "Grünwald", "Holm", "Ivanova", "Jansen")
 _GIVEN = {

@@ -7,7 +7,7 @@ Promises
 - The truth stands outside, in ``truth/<hospital>.csv``: no hospital's own files say where a lesion is but its masks.
 - Nothing is overwritten: a folder that exists is refused before anything is written.
 
-Columns are described in ``phantom_tables``. Images that a fault has befallen have their rows too, as in a hospital,
+Columns are described in ``tables``. Images that a fault has befallen have their rows too, as in a hospital,
 where nobody knows yet.
 """
 
@@ -21,22 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ScenarioError
-from simulations.phantom_cohort import Member, Scan, members, scans
-from simulations.phantom_files import Names, dicom_bytes, images
-from simulations.phantom_hospitals import Fault, Hospital, PhantomFederation, hospitals, tiny_hospitals
-from simulations.phantom_masks import nifti_bytes, segmentation
-from simulations.phantom_scanner import Grid
-from simulations.phantom_tables import Row, label_row, truth_row, write_table
-
-__all__ = [
-    "Hospital",
-    "PhantomFederation",
-    "PhantomReport",
-    "Written",
-    "hospitals",
-    "tiny_hospitals",
-    "write_hospitals",
-]
+from simulations.phantoms.cohort import Member, Scan, members, scans
+from simulations.phantoms.files import Names, dicom_bytes, images
+from simulations.phantoms.hospitals import Fault, Hospital, PhantomFederation
+from simulations.phantoms.masks import nifti_bytes, segmentation
+from simulations.phantoms.scanner import Grid
+from simulations.phantoms.tables import Row, label_row, truth_row, write_table
 
 _SUFFIX = {"seg": "dcm", "nifti": "nii.gz"}
 _PRIME, _STRIDE = 999_983, 617_989

@@ -23,8 +23,8 @@ import numpy as np
 
 from shared.errors import ScenarioError
 from shared.seeds import generator
-from simulations.phantom_anatomy import Population
-from simulations.phantom_scanner import Encoding, Scanner
+from simulations.phantoms.anatomy import Population
+from simulations.phantoms.scanner import Encoding, Scanner
 
 Fault = Literal["truncated", "empty", "text", "mask-shape"]
 MaskFormat = Literal["seg", "nifti"]

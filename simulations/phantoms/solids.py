@@ -6,7 +6,7 @@ Promises
 - Patient coordinates are DICOM's: x towards Left, y towards Posterior, z towards Superior (PS3.3 C.7.6.2.1.1).
 - Coordinates broadcast: x (1, 1, W), y (1, H, 1), z (D, 1, 1), so that what does not depend on z is computed once.
 
-What the solids are made of is left to ``phantom_anatomy``; how they are seen, to ``phantom_scanner``.
+What the solids are made of is left to ``anatomy``; how they are seen, to ``scanner``.
 """
 
 from __future__ import annotations

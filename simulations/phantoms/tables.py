@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.phantom_anatomy import LESION, ORGAN
-from simulations.phantom_cohort import Member, Scan
-from simulations.phantom_files import Names
-from simulations.phantom_hospitals import Hospital
-from simulations.phantom_solids import Field
+from simulations.phantoms.anatomy import LESION, ORGAN
+from simulations.phantoms.cohort import Member, Scan
+from simulations.phantoms.files import Names
+from simulations.phantoms.hospitals import Hospital
+from simulations.phantoms.solids import Field
 
 Row = Mapping[str, object]
 
