@@ -123,12 +123,13 @@ def _filled(folder: Path, key: bytes | None, images: Iterable[Image]) -> tuple[A
     """An archive of ``images``, open until the process ends."""
     opened = Archive.open_or_create(folder, key)
     with opened.new_segment() as writer:
-        records = [_record(number, writer, image) for number, image in enumerate(images)]
+        records = [stored(number, writer, image) for number, image in enumerate(images)]
     opened.commit(Change(records))
     return opened, records
 
 
-def _record(number: int, writer: SegmentWriter, image: Image) -> Record:
+def stored(number: int, writer: SegmentWriter, image: Image) -> Record:
+    """A case without mask, label or history, written and described."""
     written = write_case(writer, image, None)
     return Record(
         case_id=f"{number:024x}",

@@ -1,9 +1,10 @@
-"""Ingest: from the files of a case to a canonical, de-identified image, against pydicom reading and decoding them.
+"""Ingest: from a folder of DICOM files to an archive, against pydicom reading and decoding the same files.
 
-``ingest`` makes the rows of the table; ``reading`` is an arm of a process of its own. The files are a CT series of 512²
-slices of 12 bits, written on the spot: smooth organs and noise of a scanner, which compress like a patient. Ours hashes
-every byte, checks geometry, header and pixels, and stacks Hounsfield units; pydicom hands out stored values. Both sides
-read files that are in the page cache, on one core.
+``ingest`` makes the rows of the table; the other functions are arms of processes of their own. The files are CT series
+of 512² slices of 12 bits, written on the spot: smooth organs and noise of a scanner, which compress like a patient. Our
+side finds the files, hashes every byte, checks geometry, header and pixels, looks for burned-in text, makes Hounsfield
+units, and stores them, hashed and on the disk, in a new archive; pydicom hands out stored values and drops them. Both
+sides read files that are in the page cache.
 """
 
 from __future__ import annotations
@@ -11,22 +12,27 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pydicom
-from bench import Bench
+from bench import CORES, QUICK, Bench
 from numpy.typing import NDArray
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from rows import Row, Target, ratios
 
-from client.data.case_files import CaseFiles, Salt
-from client.data.ingest.read_case import case_reader
+from client.data.archive.archive import Archive
+from client.data.case_files import Salt
+from client.data.ingest.ingest import ingest as into_archive
 from client.data.ingest.reading import Rules
+from client.data.source.discover import discover
+from client.data.source.found import Wanted
 from shared.seeds import generator
 
 Turns = dict[str, list[float]]
+Work = Callable[[], object]
 
 ENCODINGS = {
     "raw": ExplicitVRLittleEndian,
@@ -34,67 +40,102 @@ ENCODINGS = {
     "JPEG-LS": JPEGLSLossless,
     "JPEG 2000": JPEG2000Lossless,
 }
-_EDGE = 512
+_EDGE, _SERIES = 512, 8
+_CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+_SALT = Salt("benchmark", bytes(32))
 
 
 def ingest(bench: Bench) -> Iterator[Row]:
-    """Slices a second of one core, for each way of compressing them and for all of them together."""
-    repeats = bench.scale.repeats
-    read = bench.tuned("ingest.reading", beside=bench.stores, slices=12 * repeats, repeats=repeats)().said
-    against = "pydicom reading and decoding the same files"
+    """Slices a second of one core, for each way of compressing them and for all together; what more cores add."""
+    repeats, target = bench.scale.repeats, Target("at least", 0.9)
+    slices = 8 if bench.scale == QUICK else 72
+    took = bench.tuned("ingest.one_core", beside=bench.stores, slices=slices, repeats=repeats)().said
+    against = "pydicom reading and decoding them"
     for name in ENCODINGS:
-        yield Row(f"ingest: reading a CT series, {name}", against, "x", _speed(read, [name]))
-    together = _speed(read, list(ENCODINGS))
-    yield Row("ingest: reading as many slices of each", against, "x", together, target=Target("at least", 0.9))
+        yield Row(f"ingest: CT slices, {name}", against, "x", *_speed(took, [name]), target)
+    yield Row("ingest: CT slices, JPEG-LS", f"{against}, with pyjpegls", "x", *_speed(took, ["JPEG-LS"], "pyjpegls"))
+    yield Row("ingest: as many CT slices of each", against, "x", *_speed(took, list(ENCODINGS)), target)
+    mib = 2 * _EDGE**2 * slices / 2**20
+    wall, cpu = (tuple(mib / seconds for seconds in took[f"raw ours {clock}"]) for clock in _CLOCKS)
+    yield Row("ingest: CT slices, raw", "", "MiB/s", wall, cpu)
+    turns = bench.tuned("ingest.all_cores", beside=bench.stores, slices=slices // 3, repeats=repeats)().said
+    what = f"ingest: {_SERIES} CT series, JPEG 2000: time of one process"
+    yield Row(what, f"{CORES} processes, one for each core", "x", ratios(turns["one wall"], turns["all wall"]))
 
 
-def reading(beside: str, slices: int, repeats: int) -> Turns:
-    """Seconds of CPU time to read each series once, by each side."""
+def one_core(beside: str, slices: int, repeats: int) -> Turns:
+    """Seconds to take in each series once, by each side."""
     turns: Turns = {}
     with tempfile.TemporaryDirectory(dir=beside) as folder:
         for name, syntax in ENCODINGS.items():
-            paths = _series(Path(folder) / name, syntax, slices)
-            for side, seconds in _in_turns({"ours": _ours(paths), "pydicom": _pydicom(paths)}, repeats).items():
-                turns[f"{name} {side}"] = seconds
+            paths = written(Path(folder) / name, syntax, slices)
+            ways: dict[str, Work] = {"ours": partial(taken_in, paths, 1), "pydicom": partial(_decoded, paths)}
+            if syntax == JPEGLSLossless:
+                ways["pyjpegls"] = partial(_decoded_with, "pyjpegls", paths)
+            turns |= {f"{name} {side}": seconds for side, seconds in _in_turns(ways, repeats).items()}
     return turns
 
 
-def _speed(read: Mapping[str, Sequence[float]], names: Sequence[str]) -> tuple[float, ...]:
-    """Our throughput in multiples of pydicom's, turn by turn."""
-    return ratios(_together(read, names, "pydicom"), _together(read, names, "ours"))
+def all_cores(beside: str, slices: int, repeats: int) -> Turns:
+    """Seconds to take in several series, by one process and by one for each core."""
+    with tempfile.TemporaryDirectory(dir=beside) as folder:
+        first = written(Path(folder) / "series", JPEG2000Lossless, slices)
+        paths = [path for number in range(_SERIES) for path in _renamed(first, Path(folder) / f"series{number}")]
+        return _in_turns({"one": partial(taken_in, paths, 1), "all": partial(taken_in, paths, CORES)}, repeats)
 
 
-def _together(read: Mapping[str, Sequence[float]], names: Sequence[str], side: str) -> list[float]:
-    return [sum(turn) for turn in zip(*(read[f"{name} {side}"] for name in names), strict=True)]
+def taken_in(paths: Sequence[Path], workers: int) -> int:
+    """Ingest files of whole series into a new archive; how many cases it holds."""
+    with tempfile.TemporaryDirectory(dir=paths[0].parent.parent) as folder:
+        found = discover(Wanted(tuple(dict.fromkeys(path.parent for path in paths))), _SALT)
+        with Archive.open_or_create(Path(folder)) as archive:
+            into_archive(archive, found, Rules(), _SALT, workers=workers)
+            return len(archive)
 
 
-def _ours(paths: Sequence[Path]) -> Callable[[], object]:
-    files = CaseFiles("case", "patient", tuple(paths))
-    return lambda: case_reader(Rules(), Salt("benchmark", bytes(32)))(files)
+def _decoded(paths: Sequence[Path]) -> None:
+    for path in paths:
+        _ = pydicom.dcmread(path).pixel_array
 
 
-def _pydicom(paths: Sequence[Path]) -> Callable[[], object]:
-    def read() -> None:
-        for path in paths:
-            _ = pydicom.dcmread(path).pixel_array
+def _decoded_with(plugin: str, paths: Sequence[Path]) -> None:
+    for path in paths:
+        file = pydicom.dcmread(path)
+        file.pixel_array_options(decoding_plugin=plugin)
+        _ = file.pixel_array
 
-    return read
+
+def _speed(
+    took: Mapping[str, Sequence[float]], names: Sequence[str], side: str = "pydicom"
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Our throughput in multiples of the other side's, turn by turn; by wall and by CPU time."""
+    wall, cpu = (
+        ratios(*(_together(took, [f"{name} {one} {clock}" for name in names]) for one in (side, "ours")))
+        for clock in _CLOCKS
+    )
+    return wall, cpu
 
 
-def _in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> Turns:
-    """Once each to warm up, then A B A B ..."""
+def _together(took: Mapping[str, Sequence[float]], keys: Sequence[str]) -> list[float]:
+    return [sum(turn) for turn in zip(*(took[key] for key in keys), strict=True)]
+
+
+def _in_turns(ways: Mapping[str, Work], repeats: int) -> Turns:
+    """Once each to warm up, then A B A B ...; seconds by each clock."""
     for work in ways.values():
         work()
-    turns: Turns = {name: [] for name in ways}
+    turns: Turns = {f"{name} {clock}": [] for name in ways for clock in _CLOCKS}
     for _ in range(repeats):
         for name, work in ways.items():
-            began = time.process_time()
+            began = {clock: read() for clock, read in _CLOCKS.items()}
             work()
-            turns[name].append(time.process_time() - began)
+            for clock, read in _CLOCKS.items():
+                turns[f"{name} {clock}"].append(read() - began[clock])
     return turns
 
 
-def _series(folder: Path, syntax: UID, slices: int) -> list[Path]:
+def written(folder: Path, syntax: UID, slices: int) -> list[Path]:
+    """A series on the disk, a file for each slice."""
     folder.mkdir()
     paths = [folder / f"{number}" for number in range(slices)]
     for number, (path, pixels) in enumerate(zip(paths, _anatomy(slices), strict=True)):
@@ -102,6 +143,19 @@ def _series(folder: Path, syntax: UID, slices: int) -> list[Path]:
         if syntax != ExplicitVRLittleEndian:
             made.compress(syntax, generate_instance_uid=False)
         made.save_as(path, enforce_file_format=True)
+    return paths
+
+
+def _renamed(series: Sequence[Path], folder: Path) -> list[Path]:
+    """The same slices as a series of its own."""
+    folder.mkdir()
+    paths = [folder / path.name for path in series]
+    for old, new in zip(series, paths, strict=True):
+        made = pydicom.dcmread(old)
+        uid = UID(f"{made.SOPInstanceUID}.{folder.name.removeprefix('series')}")
+        made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = uid
+        made.SeriesInstanceUID = UID(f"{made.SeriesInstanceUID}.{folder.name.removeprefix('series')}")
+        made.save_as(new, enforce_file_format=True)
     return paths
 
 

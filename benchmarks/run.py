@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import archive
+import cohort
 import figures
+import ingest
 import simulated
 from bench import CORES, FULL, QUICK, Bench, Scale
 from processes import HERE, ArmError
@@ -40,7 +42,9 @@ SECTIONS = {
     "steps": figures.steps,
     "stacked": figures.stacked,
     "reading": figures.reading,
+    "ingest": ingest.ingest,
     "archive": archive.archive,
+    "cohort": cohort.cohort,
     "start-up": figures.start_up,
 }
 PAGE = HERE.parent / "docs" / "performance.md"

@@ -93,7 +93,7 @@ def _hints(tree: ast.Module) -> Mapping[str, str]:
         for call in _calls(function):
             if isinstance(call.func, ast.Name) and call.func.id == "Finding":
                 hint, code = words(argument(call, "hint", _HINT_AT)), call.args[0]
-                made |= {code.value: hint} if isinstance(code, ast.Constant) else {}
+                made |= {words(code): hint} if isinstance(code, ast.Constant) else {}
                 handed |= {function.name: hint} if isinstance(code, ast.Name) else {}
     for call in _calls(tree):
         if isinstance(call.func, ast.Name) and call.func.id in handed:

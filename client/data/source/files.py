@@ -133,17 +133,17 @@ def walk(sources: Sequence[Path], salt: Salt) -> Iterator[SourceFile | Quarantin
 
 
 def _roots(sources: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+    found: dict[Path, None] = {}
     for number, source in enumerate(sources, start=1):
         try:
-            found.append(source.resolve(strict=True))
+            found[source.resolve(strict=True)] = None
         except (OSError, RuntimeError):  # Python 3.11 reports a loop of links as RuntimeError
             raise SiteDataError(
                 f"source {number} of {len(sources)} is not there",
                 hint="check the path, and that its disk is connected",
                 code="source-missing",
             ) from None
-    return [path for path in dict.fromkeys(found) if not any(other in path.parents for other in found)]
+    return [path for path in found if found.keys().isdisjoint(path.parents)]
 
 
 def _folders(root: _Root) -> Iterator[SourceFile | Quarantined]:
