@@ -58,6 +58,7 @@ Modality = Annotated[
     typer.Option(metavar="NAME", click_type=_MODALITIES, help="Of pictures and NIfTI: ct mr us xray fundus other."),
 ]
 Subgroup = Annotated[Words, typer.Option(metavar="COLUMN", help="Column to report by.")]
+CheckStored = Annotated[bool, typer.Option("--check-stored", help="Read damaged images again.")]
 Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.")]
 Exclude = Annotated[Words, typer.Option(metavar="CASE|FINDING", help="Leave a case, or those of a finding, out.")]
 Accept = Annotated[Words, typer.Option(metavar="CODE", help="Take an error of the doctor as it is.")]
@@ -105,6 +106,7 @@ def ingest_command(
     dimensions: Dimensions = None,
     modality: Modality = None,
     subgroup: Subgroup = None,
+    check_stored: CheckStored = False,
     workers: Workers = None,
     site: Site = _HERE,
     as_json: Json = False,
@@ -130,12 +132,27 @@ def ingest_command(
         subgroups=tuple(subgroup or ()),
         choices={key: value for key, value in said.items() if value},
         workers=workers,
+        stored="checked" if check_stored else "trusted",
     )
     opened = SiteFolder.open(site)
     with terminal.bars(terminal.stderr(), "looking at files", "reading images") as (files, cases):
         done = ingest(opened, order, lambda count: files(count, 0), cases, _now)
     _say(as_json, shown.ingested_document(done), shown.ingested(done))
     require_fit(done.share_quarantined, opened.settings.quarantine.quota)
+
+
+@app.command()
+def quarantined(
+    source: Annotated[list[Path], typer.Argument(help="The sources, as they were ingested.", show_default=False)],
+    dataset: Name,
+    site: Site = _HERE,
+) -> None:
+    """Name the files that are set aside; paths may identify people."""
+    from client.commands.quarantined import quarantined
+    from client.site_folder import SiteFolder
+
+    for code, path in quarantined(SiteFolder.open(site), dataset, tuple(source)):
+        typer.echo(f"{code}\t{path}")
 
 
 @app.command()

@@ -34,13 +34,20 @@ def ingested(done: Ingested) -> Iterator[RenderableType]:
     yield counts("Cases", done.treated)
     if done.intake.quarantined:
         yield counts("Quarantined", done.intake.quarantined)
+    if done.intake.unread:
+        yield counts("Kept, although", done.intake.unread)
     yield f"The data set holds {done.cases} cases; {done.share_quarantined:.1%} are quarantined."
 
 
 def ingested_document(done: Ingested) -> dict[str, object]:
     """The same for programs."""
     return {
-        "ingest": {"files": dict(done.intake.files), **done.treated, "quarantined": dict(done.intake.quarantined)},
+        "ingest": {
+            "files": dict(done.intake.files),
+            **done.treated,
+            "quarantined": dict(done.intake.quarantined),
+            "unread": dict(done.intake.unread),
+        },
         "cases": done.cases,
         "quarantined": dict(done.quarantined),
         "share_quarantined": done.share_quarantined,

@@ -39,7 +39,8 @@ def freeze(site: SiteFolder, name: str, terms: Terms, now: Clock) -> Cohort:
 
     Raises:
         SiteDataError: the doctor has not looked at this state ("doctor-missing", "doctor-outdated"), found errors that
-            nobody settled ("doctor-errors"), or too many cases are quarantined ("quota").
+            nobody settled ("doctor-errors"), too many cases are quarantined ("quota"), or a case is not what was
+            stored ("archive-damaged").
     """
     audit, key, dataset = site.audit, site.signing_key(), site.dataset(name)
     audit.require_sound()
@@ -48,6 +49,9 @@ def freeze(site: SiteFolder, name: str, terms: Terms, now: Clock) -> Cohort:
         examined = _examined(dataset, archive)
         require_fit(share_quarantined(len(archive), len(archive.quarantined())), site.settings.quarantine.quota)
         require_settled(examined.diagnosis.findings, terms)
+        # What is signed was read, every byte of it: the doctor may have measured it long before.
+        for record in archive.records():
+            archive.verify(record)
         who = site.settings.site.name
         cohort = freeze_archive(archive, who, name, terms.rule, terms.exclude, examined.diagnosis.findings)
     digest = files.save(cohort, dataset.cohorts, key)

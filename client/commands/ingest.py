@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from client.commands.clock import Clock
 from client.commands.quota import share_quarantined
@@ -13,7 +14,7 @@ from client.data.archive.archive import Archive
 from client.data.archive.record import Record
 from client.data.case_files import UNKNOWN
 from client.data.dataset import state_of
-from client.data.ingest.ingest import Intake
+from client.data.ingest.ingest import Intake, withdraw_damaged
 from client.data.ingest.ingest import ingest as read_in
 from client.data.prepared.prepare import Progress
 from client.data.source.discover import Looked, discover
@@ -39,6 +40,7 @@ class Order:
         subgroups: columns to report by; empty takes those of the settings.
         choices: what defines the data set, as far as it was said (``Dataset.settled``).
         workers: processes; None takes the settings'.
+        stored: whether stored images are trusted, or checked and read again where they are damaged.
     """
 
     dataset: str
@@ -49,6 +51,7 @@ class Order:
     subgroups: tuple[str, ...] = ()
     choices: Mapping[str, object] = field(default_factory=dict)
     workers: int | None = None
+    stored: Literal["trusted", "checked"] = "trusted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ def ingest(site: SiteFolder, order: Order, looked: Looked, progress: Progress, n
     dataset.begin(choices)
     with Archive.open_or_create(dataset.archive, key) as archive:
         _require_tables(archive, tables)
+        if order.stored == "checked":
+            withdraw_damaged(archive)
         lets_in, workers = rules(site.settings, choices.structures), processes(site.settings, order.workers)
         intake = read_in(archive, found, lets_in, salt, workers=workers, progress=progress)
         done = Ingested(intake, len(archive), Counter(one.code for one in archive.quarantined()))

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from client.data.doctor.findings import Diagnosis
-from shared.crypto.key_files import fsync_folder
+from client.data.replace import replace_file
 from shared.errors import SiteDataError
 from shared.preprocessing.image import Modality
 
@@ -156,13 +155,7 @@ class Dataset:
 
     def write(self, path: Path, content: bytes) -> None:
         """Replace a file of this folder."""
-        pending = path.with_name(path.name + ".pending")
-        with os.fdopen(os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        pending.replace(path)
-        fsync_folder(path.parent)
+        replace_file(path, content)
 
     @property
     def _choices(self) -> Path:

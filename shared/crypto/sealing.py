@@ -6,6 +6,7 @@ Promises
   as a file has one writer that seals each position once: ``client.data.archive.sealed_segments``.
 - A chunk opens in its own file at its own position or not at all: changed, moved, swapped with one of another file or
   sealed under another key, it is refused.
+- A text is sealed under a key of its own, too, and opens only beside what it was bound to (``seal_text``).
 - ``key_check`` tells a wrong key from damage before anything is opened. It says nothing about the key.
 
 Not promised: that the end of a file is there. Its writer may be killed at any moment, so no chunk can be marked as the
@@ -34,7 +35,7 @@ SEALED_CHUNK = CHUNK + 16
 SALT_BYTES = 32
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
-_FILE, _CHECK = b"consilium-sealed-file-1", b"consilium-key-check-1"
+_FILE, _TEXT, _CHECK = b"consilium-sealed-file-1", b"consilium-sealed-text-1", b"consilium-key-check-1"
 
 Bytes = bytes | bytearray | memoryview
 
@@ -64,6 +65,23 @@ class Sealer:
 def new_salt() -> bytes:
     """``SALT_BYTES`` bytes for a new file; among 2^64 files two are alike with probability 2^-128."""
     return os.urandom(SALT_BYTES)
+
+
+def seal_text(key: bytes, text: str, bound: str) -> str:
+    """``text`` sealed, as hexadecimal digits; it opens only with the same ``bound``, which stays readable."""
+    salt = new_salt()
+    cipher = AESGCM(_derived(key, salt, _TEXT))
+    return (salt + cipher.encrypt(_nonce(0), text.encode(), bound.encode())).hex()
+
+
+def open_text(key: bytes, sealed: str, bound: str) -> str:
+    """Inverse of ``seal_text``; raises ``UnsealableError``."""
+    try:
+        content = bytes.fromhex(sealed)
+        cipher = AESGCM(_derived(key, content[:SALT_BYTES], _TEXT))
+        return cipher.decrypt(_nonce(0), content[SALT_BYTES:], bound.encode()).decode()
+    except (ValueError, InvalidTag):
+        raise UnsealableError from None
 
 
 def key_check(key: bytes, salt: bytes) -> str:

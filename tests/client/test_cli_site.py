@@ -198,6 +198,42 @@ def test_a_forgotten_table_is_asked_for_and_labels_are_not_lost(hospital: Hospit
     assert contents(hospital.home / "datasets") == before
 
 
+def test_a_damaged_image_is_not_frozen_and_is_read_again_when_asked_for(hospital: Hospital) -> None:
+    hospital.ingest()
+    hospital.doctor()
+    (segment,) = sorted((hospital.home / "datasets" / "squares" / "archive" / "segments").iterdir())
+    content = bytearray(segment.read_bytes())
+    content[40] ^= 1
+    segment.write_bytes(content)
+    refused = hospital.freeze()
+    assert refused.status == 1
+    assert "does not hold what was stored" in refused.err
+    assert "--check-stored" in refused.err
+    trusting = json.loads(hospital.ingest("--json").out)["ingest"]
+    assert (trusting["stored"], trusting["unchanged"]) == (0, 16)
+    checking = json.loads(hospital.ingest("--check-stored", "--json").out)["ingest"]
+    assert (checking["stored"], checking["unchanged"]) == (1, 15)
+    hospital.doctor()
+    assert hospital.freeze().status == 0
+
+
+def test_files_that_are_set_aside_are_named_to_who_asks_and_nowhere_else(hospital: Hospital) -> None:
+    (hospital.source / "aachen" / "Mueller^Anna.dcm").write_bytes(b"no image")
+    hospital.ingest()
+    said = hospital.says("quarantined", hospital.words[0], "--dataset", "squares")
+    assert said.out == f"unreadable-dicom\t{hospital.source / 'aachen' / 'Mueller^Anna.dcm'}\n"
+    held = b"".join(path.read_bytes() for path in hospital.home.rglob("*") if path.is_file())
+    assert b"Mueller" not in held
+
+
+def test_a_stored_case_that_cannot_be_read_any_more_says_why(hospital: Hospital) -> None:
+    hospital.ingest()
+    one = next(path for path in sorted((hospital.source / "aachen").iterdir()) if "mask" not in path.name)
+    one.write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    told = json.loads(hospital.ingest("--json").out)["ingest"]
+    assert (told["kept"], told["unread"]) == (1, {"unreadable-image": 1})
+
+
 def test_above_the_declared_quota_ingest_ends_with_1_and_nothing_is_lost(hospital: Hospital) -> None:
     images = sorted(path for path in (hospital.source / "aachen").iterdir() if "mask" not in path.name)
     for path in images[:4]:

@@ -338,14 +338,8 @@ def test_a_site_folder_that_cannot_be_written_is_one_sentence_and_stays_as_it_is
 # --- two at once -----------------------------------------------------------------------------------------------------
 
 
-SHARED_NAME = "two processes write one pending file: one tears the other's, or finds it gone"
-SOMETIMES = pytest.mark.xfail(strict=False, reason=SHARED_NAME)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "command", ["ingest", pytest.param("doctor", marks=SOMETIMES), pytest.param("freeze", marks=SOMETIMES)]
-)
+@pytest.mark.parametrize("command", ["ingest", "doctor", "freeze"])
 def test_two_at_once_end_as_one_and_whoever_is_refused_is_told(world: World, tmp_path: Path, command: str) -> None:
     home = world.up_to(command, tmp_path)
     both = [world.start(command, home) for _ in range(2)]
@@ -360,7 +354,6 @@ def test_two_at_once_end_as_one_and_whoever_is_refused_is_told(world: World, tmp
     assert_as_undisturbed(world, command, home)
 
 
-@pytest.mark.xfail(strict=True, reason=SHARED_NAME)
 def test_a_file_that_two_commands_replace_at_once_is_always_that_of_one_of_them(tmp_path: Path) -> None:
     dataset = Dataset(tmp_path)
     wholes = [letter * 100_000 for letter in (b"a", b"b")]
@@ -373,7 +366,6 @@ def test_a_file_that_two_commands_replace_at_once_is_always_that_of_one_of_them(
             assert [one.result() for one in both] == [None, None]
 
 
-@pytest.mark.xfail(strict=True, reason=SHARED_NAME)
 def test_two_freezes_at_once_are_both_kept_and_one_is_current(tmp_path: Path) -> None:
     key, rule = SigningKey.generate(), SplitRule(7, 0.6, 0.2)
     cohorts = [Cohort(name, "squares", rule, ()) for name in ("north", "south")]

@@ -201,9 +201,6 @@ def test_no_row_of_an_image_is_readable_in_any_file_of_a_sealed_data_set(sites: 
     assert seen_in(held, pattern) == set()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the doctor's measurements lie in the catalogue as they are, thumbnails included"
-)
 def test_no_thumbnail_lies_beside_the_sealed_images(sites: dict[str, Hospital]) -> None:
     """Sixteen by sixteen pixels are the whole of a small image, and a face of a large one."""
     assert seen_in(sites["none"].datasets, thumbnail) == {"squares/archive/catalogue.sqlite"}, "the control"

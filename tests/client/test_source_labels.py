@@ -149,11 +149,20 @@ def test_only_rows_with_the_wanted_values_count(tmp_path: Path) -> None:
     assert about(labels(tmp_path, *rows, where={"site": "y"}), tmp_path).values["label"] == "b"
 
 
-def test_a_value_that_no_row_has_is_refused_with_the_nearest(tmp_path: Path) -> None:
-    rows = [{"site": "busi", "file": "a.png"}, {"site": "usys", "file": "b.png"}]
-    error = table_refusal(tmp_path, *rows, where={"site": "bus"})
-    assert (error.code, error.hint) == ("table-no-rows", "did you mean 'busi'?")
-    assert table_refusal(tmp_path, *rows, where={"site": "zzz"}).hint == "it has: busi, usys"
+def test_a_value_that_no_row_has_is_refused_and_none_of_those_that_it_has_are_told(tmp_path: Path) -> None:
+    rows = [{"patient_id": "Mueller^Anna", "file": "a.png"}, {"patient_id": "Smith^Jane", "file": "b.png"}]
+    error = table_refusal(tmp_path, *rows, where={"patient_id": "Mueller"})
+    assert error.code == "table-no-rows"
+    assert "which has 2 others in 2 rows" in error.sentence
+    assert not any(name in error.sentence + error.hint for name in ("Mueller", "Anna", "Smith", "Jane"))
+
+
+@pytest.mark.parametrize("content", ["", "file,label\n", "file,label\n\n"])
+def test_a_table_without_rows_is_no_table(tmp_path: Path, content: str) -> None:
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(SiteDataError, match=r"labels\.csv has no row below its header") as caught:
+        read_labels([Table(tmp_path / "labels.csv")], (), SALT)
+    assert caught.value.code == "table-no-rows"
 
 
 def test_masks_of_rows_that_do_not_count_are_masks_all_the_same(tmp_path: Path) -> None:

@@ -187,10 +187,10 @@ def test_an_image_in_two_rows_belongs_to_one_patient_or_to_none(tmp_path: Path, 
     assert len(found(folder, "usys").cases) == 2
 
 
-def test_an_unknown_site_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+def test_an_unknown_site_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SiteDataError) as caught:
         found(folder_of(tmp_path, BREAST), "bus")
-    assert (caught.value.code, caught.value.hint) == ("table-no-rows", "did you mean 'busi'?")
+    assert caught.value.code == "table-no-rows"
 
 
 @pytest.mark.parametrize("column", ["site", "image", "patient"])

@@ -9,7 +9,17 @@ from Crypto.Cipher import AES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.crypto.sealing import CHUNK, SALT_BYTES, SEALED_CHUNK, Sealer, UnsealableError, key_check, new_salt
+from shared.crypto.sealing import (
+    CHUNK,
+    SALT_BYTES,
+    SEALED_CHUNK,
+    Sealer,
+    UnsealableError,
+    key_check,
+    new_salt,
+    open_text,
+    seal_text,
+)
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(1, 33))
 SALT, OTHER_SALT = b"s" * SALT_BYTES, b"t" * SALT_BYTES
@@ -111,3 +121,29 @@ def test_a_key_of_another_length_is_refused_and_not_shown(length: int) -> None:
         Sealer(key, SALT)
     with pytest.raises(ValueError, match="has 32 bytes"):
         key_check(key, SALT)
+
+
+def test_a_sealed_text_opens_beside_what_it_was_bound_to_and_nowhere_else() -> None:
+    key, other = bytes(range(32)), bytes(range(1, 33))
+    sealed = seal_text(key, "a thumbnail \N{GREEK SMALL LETTER ALPHA}", "case 1")
+    assert open_text(key, sealed, "case 1") == "a thumbnail \N{GREEK SMALL LETTER ALPHA}"
+    assert b"thumbnail".hex() not in sealed
+    for wrong in ((key, sealed, "case 2"), (other, sealed, "case 1"), (key, sealed[:-2], "case 1"), (key, "plain", "")):
+        with pytest.raises(UnsealableError):
+            open_text(*wrong)
+
+
+def test_equal_texts_are_sealed_differently() -> None:
+    key = bytes(range(32))
+    assert seal_text(key, "x", "y") != seal_text(key, "x", "y")
+
+
+@given(st.binary(min_size=1, max_size=4), st.integers(0, 200))
+def test_a_changed_byte_of_a_sealed_text_is_found(change: bytes, place: int) -> None:
+    key = bytes(range(32))
+    sealed = bytearray.fromhex(seal_text(key, "sixteen by sixteen", "case"))
+    before, at = bytes(sealed), place % (len(sealed) - len(change))
+    sealed[at : at + len(change)] = change
+    if bytes(sealed) != before:
+        with pytest.raises(UnsealableError):
+            open_text(key, sealed.hex(), "case")

@@ -14,7 +14,8 @@ Promises
 - The bytes of a case are hashed when an open archive first uses it, later uses trust them. Changed ones are
   ``SiteDataError`` ("archive-damaged"), never an image.
 - After that, ``crop`` reads no more than the patch or slice that it returns, ``image`` no more than that image.
-- Folders are 0700, files 0600. Where a key is given, voxels and masks are sealed; what ``Record`` holds is not.
+- Folders are 0700, files 0600. Where a key is given, voxels and masks are sealed, and so is what was measured on them,
+  thumbnails included; what ``Record`` holds is not.
 
 Which cases there should be is left to ``client.data.ingest``.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ from client.data.archive.segments import Segments, SegmentWriter, damaged, numbe
 from client.data.case_files import Quarantined
 from client.data.source.found import FileSeen
 from shared.crypto.key_files import fsync_folder
+from shared.crypto.sealing import UnsealableError, open_text, seal_text
 from shared.errors import SiteDataError
 from shared.preprocessing.image import FloatArray, Image, MaskArray
 
@@ -123,11 +126,17 @@ class Archive:
 
     def measurements(self) -> Iterator[Measurement]:
         """What was measured on cases that have not changed since, sorted by ``case_id``."""
-        return self._catalogue.measurements()
+        for case_id, sha256, said in self._catalogue.measurements():
+            if self.key is None:
+                yield case_id, sha256, said
+                continue
+            # What does not open is measured anew, like what is not there.
+            with suppress(UnsealableError):
+                yield case_id, sha256, open_text(self.key, said, f"{case_id} {sha256}")
 
     def keep_measurements(self, rows: Iterable[Measurement]) -> None:
         """Remember measurements, each with the ``sha256`` of the record that it was made on."""
-        self._catalogue.keep_measurements(rows)
+        self._catalogue.keep_measurements(self._sealed(row) for row in rows)
 
     def image(self, record: Record) -> Image:
         """A case's image. Voxels are a read-only view of the mapped file where it holds them as float32, unsealed."""
@@ -206,6 +215,10 @@ class Archive:
         """Bytes in segments that no case refers to: of replaced cases, of killed writers, and between cases."""
         used = sum(self._catalogue.referenced().values())
         return sum(self._segments.length(number) for number in numbers(self.segments_folder)) - used
+
+    def _sealed(self, row: Measurement) -> Measurement:
+        case_id, sha256, said = row
+        return (case_id, sha256, said if self.key is None else seal_text(self.key, said, f"{case_id} {sha256}"))
 
     def _give_back(self) -> None:
         """Empty all segments that nothing refers to: nobody else adds cases now."""

@@ -226,7 +226,7 @@ def damaged(what: str) -> SiteDataError:
     """The error for bytes that are not what was stored."""
     return SiteDataError(
         what,
-        hint="check the disk; restore the data set's folder from a copy, or ingest its sources into a new one",
+        hint="check the disk; then ingest the same sources with --check-stored, or restore the folder from a copy",
         code="archive-damaged",
     )
 

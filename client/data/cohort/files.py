@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from client.data.cohort.manifest import Cohort, Member, SplitRule
-from shared.crypto.key_files import fsync_folder
+from client.data.replace import replace_file
 from shared.crypto.signing import SigningKey, VerifyKey
 from shared.errors import ProtocolError, SiteDataError
 
@@ -37,9 +36,9 @@ def save(cohort: Cohort, folder: Path, signer: SigningKey) -> str:
     """Write ``cohort`` with its signature, make it the current one, and return its digest."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     said, digest = cohort.canonical_bytes(), cohort.digest()
-    _put(folder / f"{digest}{_SIGNATURE}", signer.sign(said))
-    _put(folder / f"{digest}{_COHORT}", said)
-    _put(folder / CURRENT, digest.encode() + b"\n")
+    replace_file(folder / f"{digest}{_SIGNATURE}", signer.sign(said))
+    replace_file(folder / f"{digest}{_COHORT}", said)
+    replace_file(folder / CURRENT, digest.encode() + b"\n")
     return digest
 
 
@@ -131,14 +130,3 @@ def _counts(pairs: list[list[Any]]) -> tuple[tuple[str, int], ...]:
 
 def _damaged(what: str) -> SiteDataError:
     return SiteDataError(what, hint="restore the folder of cohorts from a copy, or freeze anew", code="cohort-damaged")
-
-
-def _put(path: Path, content: bytes) -> None:
-    pending = path.with_name(path.name + ".pending")
-    handle = os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    pending.replace(path)
-    fsync_folder(path.parent)

@@ -13,7 +13,6 @@ place and escapes every word.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from client.data.archive.archive import Archive
 from client.data.doctor import plots, thumbnails
 from client.data.doctor.findings import Diagnosis, Finding, Histogram, Severity
 from client.data.doctor.survey import Survey, survey
-from shared.crypto.key_files import fsync_folder
+from client.data.replace import replace_file
 from shared.errors import SiteDataError
 
 EXAMPLES = 6
@@ -99,15 +98,7 @@ class Drawing:
 
 def write_page(diagnosis: Diagnosis, archive: Archive, path: Path) -> None:
     """Write the page of a data set, in place of an older one."""
-    content = render(diagnosis, archive).encode()
-    pending = path.with_name(path.name + ".pending")
-    with os.fdopen(os.open(pending, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    pending.replace(path)
-    fsync_folder(path.parent)
+    replace_file(path, render(diagnosis, archive).encode())
 
 
 def render(diagnosis: Diagnosis, archive: Archive) -> str:

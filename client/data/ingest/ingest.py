@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from client.data.archive.archive import Archive
 from client.data.archive.catalogue import Change
@@ -24,10 +24,11 @@ from client.data.archive.record import Record
 from client.data.case_files import CaseFiles, Quarantined, Salt
 from client.data.ingest.batches import Batch, Bench, Order, Outcome, halves
 from client.data.ingest.crew import Lost, Trade, work_through
-from client.data.ingest.origin import origins, place_of
+from client.data.ingest.origin import OriginOf, origins, place_of
 from client.data.ingest.reading import Rules
 from client.data.source.files import SourceFile
 from client.data.source.found import FileSeen, Found
+from shared.errors import SiteDataError
 
 Progress = Callable[[int, int], None]
 
@@ -54,6 +55,7 @@ class Intake:
         withdrawn: cases that were stored, and that headers and tables now contradict each other about.
         quarantined: cases and files that cannot be used, by reason.
         files: files that were looked at, by what became of them.
+        unread: why the cases of ``kept`` could not be read, by reason.
     """
 
     stored: int
@@ -64,6 +66,22 @@ class Intake:
     withdrawn: int
     quarantined: Mapping[str, int]
     files: Mapping[str, int]
+    unread: Mapping[str, int] = field(default_factory=dict)
+
+
+def withdraw_damaged(archive: Archive) -> int:
+    """Withdraw stored cases that are not what was stored, so that they are read again; returns how many."""
+    damaged = [record.case_id for record in archive.records() if not _is_whole(archive, record)]
+    archive.commit(Change(withdrawn=damaged))
+    return len(damaged)
+
+
+def _is_whole(archive: Archive, record: Record) -> bool:
+    try:
+        archive.verify(record)
+    except SiteDataError:
+        return False
+    return True
 
 
 def ingest(
@@ -82,23 +100,23 @@ def ingest(
     Raises:
         CapacityError: the disk is full; what was stored until then stays.
     """
-    wanted = _wanted(archive, found.cases, rules, salt)
+    wanted = _wanted(archive, found.cases, origins(rules, salt))
     archive.annotate(wanted.annotated)
     tally: Counter[str] = Counter()
     stored_before = [one for one in found.unusable if archive.record(one.case_id) is not None]
     withdrawn = [one.case_id for one in stored_before if one.code in _CONTRADICTIONS]
-    kept = {one.case_id for one in stored_before}.difference(withdrawn)
+    kept = {one.case_id: one.code for one in stored_before if one.case_id not in withdrawn}
     aside = {one.case_id: one for one in found.unusable if one.case_id not in kept}
     done = len(found.cases) - len(wanted.orders)
     progress(done, len(found.cases))
     bench = Bench(archive.segments_folder, archive.key, rules, salt)
     for batch, outcomes in work_through(_batches(wanted.orders), Trade(bench, halves), workers):
-        stored, failed = _divided(batch, _outcomes(batch, outcomes), wanted.known)
-        tally.update("replaced" if one.case_id in wanted.known else "stored" for one in stored)
-        kept |= {one.case_id for one in failed if one.case_id in wanted.known}
+        read, failed = _divided(batch, _outcomes(batch, outcomes), wanted.known)
+        tally.update("replaced" if one.case_id in wanted.known else "stored" for one in read)
+        kept |= {one.case_id: one.code for one in failed if one.case_id in wanted.known}
         fresh = [one for one in failed if one.case_id not in wanted.known]
         aside.update((one.case_id, one) for one in fresh)
-        archive.commit(Change(stored, fresh, sources=found.sources))
+        archive.commit(Change(read, fresh, sources=found.sources))
         done += len(batch)
         progress(done, len(found.cases))
     files = _accounted(found, aside)
@@ -113,6 +131,7 @@ def ingest(
         withdrawn=len(withdrawn),
         quarantined=Counter(one.code for one in aside.values()),
         files=Counter(file.use for file in files),
+        unread=Counter(kept.values()),
     )
 
 
@@ -125,8 +144,7 @@ class _Wanted:
     known: Mapping[str, Record]
 
 
-def _wanted(archive: Archive, cases: Iterable[CaseFiles], rules: Rules, salt: Salt) -> _Wanted:
-    origin_of = origins(rules, salt)
+def _wanted(archive: Archive, cases: Iterable[CaseFiles], origin_of: OriginOf) -> _Wanted:
     orders, annotated, known = list[Order](), list[Record](), dict[str, Record]()
     for files in cases:
         record, origin = archive.record(files.case_id), origin_of(files)

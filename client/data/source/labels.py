@@ -13,7 +13,6 @@ Promises
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,7 +149,11 @@ def _rows(table: Table) -> list[Row]:
     """All rows that are not empty; all are read before any is used: a table with one bad row is not half believed."""
     mapped = [name for names in table.columns.values() for name in names]
     rows = read_table(table.path, tuple(dict.fromkeys((*mapped, *table.where))))
-    if rows and not any(key in table.columns or key in rows[0].values for key in KEYS):
+    if not rows:
+        raise SiteDataError(
+            f"{table.path.name} has no row below its header", hint="write one for each image", code="table-no-rows"
+        )
+    if not any(key in table.columns or key in rows[0].values for key in KEYS):
         raise SiteDataError(
             f"{table.path.name} has no column that says what its rows are about",
             hint=f"name one of them {', '.join(KEYS)}, or say which it is",
@@ -165,10 +168,11 @@ def _counting(table: Table, rows: Sequence[Row]) -> Sequence[Row]:
         there = {row.get(column) for row in found}
         found = [row for row in found if row.get(column) == value]
         if not found:
-            near = difflib.get_close_matches(value, there, n=1)
+            # What a column holds may be names of people: neither the nearest value nor the others are told.
             raise SiteDataError(
-                f"no row of {table.path.name} has the {column} {value!r} among {len(rows)} rows",
-                hint=f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(there))}",
+                f"no row of {table.path.name} has the wanted value of its column {column!r}, "
+                f"which has {len(there)} others in {len(rows)} rows",
+                hint="check how the value is spelt in the table",
                 code="table-no-rows",
             )
     return found

@@ -39,7 +39,9 @@ def read_table(path: Path, required: Sequence[str]) -> list[Row]:
             return list(_rows(path.name, reader, header))
     except FileNotFoundError:
         raise SiteDataError(
-            f"there is no {path.name}", hint=f"write one with the columns {', '.join(required)}", code="table-missing"
+            f"there is no {path.name}",
+            hint=f"write one with the columns {', '.join(required)}" if required else "check the path",
+            code="table-missing",
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else f"not CSV in UTF-8 ({type(error).__name__})"

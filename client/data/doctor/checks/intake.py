@@ -42,7 +42,7 @@ def unmeasured(found: Unmeasured, cases: int) -> Iterator[Finding]:
             "error",
             found.damaged,
             f"cases that are not what was stored: {len(found.damaged)} of {cases}",
-            "check the disk, and ingest them again",
+            "check the disk, then ingest the same sources again with --check-stored",
         )
     if found.lost:
         yield Finding(
@@ -103,7 +103,7 @@ def reasons(quarantined: Sequence[Quarantined]) -> Iterator[Finding]:
             "warning",
             rest,
             f"files and cases that could not be used for other reasons: {len(rest)}",
-            "the reasons are counted in this report; the audit log has a sentence for each",
+            "the reasons are counted in this report; consilium-site quarantined names the files",
         )
 
 

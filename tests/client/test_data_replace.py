@@ -1,0 +1,53 @@
+"""A file that is replaced is the old one or the new one, whole, for its owner alone."""
+
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from client.data.replace import replace_file
+
+
+def test_the_new_content_is_there_under_its_name_and_nothing_beside_it(tmp_path: Path) -> None:
+    replace_file(tmp_path / "a.json", b"one")
+    replace_file(tmp_path / "a.json", b"two")
+    assert (tmp_path / "a.json").read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
+
+
+def test_only_the_owner_may_read_it_also_where_an_open_file_was(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"open")
+    (tmp_path / "a").chmod(0o644)
+    (tmp_path / "a.pending").write_bytes(b"left by a process that was killed")
+    (tmp_path / "a.pending").chmod(0o666)
+    replace_file(tmp_path / "a", b"closed")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+    assert (tmp_path / "a").read_bytes() == b"closed"
+
+
+def test_several_at_once_leave_one_of_theirs_whole(tmp_path: Path) -> None:
+    wholes = [bytes([letter]) * 50_000 for letter in b"abcd"]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(50):
+            assert [one.result() for one in [pool.submit(replace_file, tmp_path / "a", whole) for whole in wholes]]
+            assert (tmp_path / "a").read_bytes() in wholes
+
+
+def test_a_process_that_is_killed_while_it_holds_the_folder_holds_up_nobody(tmp_path: Path) -> None:
+    code = (
+        "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(handle, fcntl.LOCK_EX); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(replace_file, tmp_path / "a", b"x")
+        assert not waiting.done()
+        holder.kill()
+        holder.communicate()
+        waiting.result(timeout=30)
+    assert (tmp_path / "a").read_bytes() == b"x"
