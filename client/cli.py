@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import click
 import typer
 
 from shared import commandline
+from shared.environment import restart_with_settings
 from shared.plan import load
 
 if TYPE_CHECKING:
@@ -280,4 +282,6 @@ def _now() -> datetime:
 
 def main() -> None:
     """Entry point of ``consilium-site``."""
+    if sys.argv[1:2] in (["ingest"], ["doctor"]):
+        restart_with_settings()
     commandline.run(app, resume_hint="what was finished is kept; run the same command again to go on")

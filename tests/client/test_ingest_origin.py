@@ -201,7 +201,7 @@ def test_slices_of_two_series_are_told_apart_in_one_run(folder: Folder) -> None:
         Rules(structures={"liver": 2}),
         Rules(structures={"spleen": 1}),
     ],
-    ids=str,
+    ids=["none", "declared", "dates", "liver-1", "liver-2", "spleen-1"],
 )
 def test_other_rules_of_the_site_look_at_every_case_again(folder: Folder, other: Rules) -> None:
     assert state_of(origin(folder.case(), other)) != state_of(origin(folder.case()))
