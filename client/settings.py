@@ -64,7 +64,7 @@ class Store(_Table):
 class Doctor(_Table):
     """``[doctor]``: what a summary that leaves may say."""
 
-    disclosure_floor: Annotated[int, Field(ge=1)] = 5
+    disclosure_floor: Annotated[int, Field(ge=3)] = 5
 
 
 class Quarantine(_Table):
