@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +14,13 @@ from client.commands.quota import share_quarantined
 from client.data.archive.archive import Archive
 from client.data.archive.record import Record
 from client.data.case_files import UNKNOWN
-from client.data.dataset import state_of
+from client.data.dataset import Choices, state_of
 from client.data.ingest.ingest import Intake, withdraw_damaged
 from client.data.ingest.ingest import ingest as read_in
 from client.data.prepared.prepare import Progress
 from client.data.source.discover import Looked, discover
 from client.data.source.found import Table, Wanted
+from client.data.source.tables import read_table
 from client.governance.audit import Event
 from client.settings import processes, rules
 from client.site_folder import SiteFolder
@@ -95,6 +97,7 @@ def ingest(site: SiteFolder, order: Order, looked: Looked, progress: Progress, n
     _require_there(order.sources)
     subgroups = order.subgroups or site.settings.ingest.subgroups
     tables = tuple(Table(path, choices.columns, order.where, order.drop_labels) for path in order.labels)
+    _require_columns(order, choices)
     found = discover(Wanted(order.sources, tables, choices.dimensions, choices.modality, subgroups), salt, looked)
     dataset.begin(choices)
     with Archive.open_or_create(dataset.archive, key) as archive:
@@ -107,6 +110,19 @@ def ingest(site: SiteFolder, order: Order, looked: Looked, progress: Progress, n
         state = state_of(archive)
     audit.append(Event("ingest", dataset.name, _counted(done), {"state": state}), now())
     return done
+
+
+def _require_columns(order: Order, choices: Choices) -> None:
+    """A column that was asked for by name and that no table has is a slip of the pen, not a column of unknowns."""
+    there = {column for path in order.labels for row in read_table(path, ())[:1] for column in row.values}
+    for column in order.subgroups:
+        if column not in there and column not in choices.columns:
+            near = get_close_matches(column, there, n=1)
+            raise SiteDataError(
+                f"no table has the column {column!r} to report by",
+                hint=f"did you mean {near[0]!r}?" if near else "check --subgroup and --labels",
+                code="table-column",
+            )
 
 
 def _require_there(sources: Sequence[Path]) -> None:

@@ -198,6 +198,14 @@ def test_a_forgotten_table_is_asked_for_and_labels_are_not_lost(hospital: Hospit
     assert contents(hospital.home / "datasets") == before
 
 
+def test_a_misspelt_column_to_report_by_is_refused_before_anything_is_read(hospital: Hospital) -> None:
+    refused = hospital.ingest("--subgroup", "sexx")
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.err == "error: no table has the column 'sexx' to report by\nhint:  did you mean 'sex'?\n"
+    assert not (hospital.home / "datasets" / "squares").exists()
+    assert hospital.ingest("--subgroup", "sex").status == 0
+
+
 def test_a_damaged_image_is_not_frozen_and_is_read_again_when_asked_for(hospital: Hospital) -> None:
     hospital.ingest()
     hospital.doctor()
