@@ -25,7 +25,7 @@ from client.data.cohort.drift import require_unchanged
 from client.data.cohort.freeze import freeze
 from client.data.cohort.manifest import SplitRule
 from client.data.doctor.diagnose import diagnose
-from client.data.ingest.ingest import silent
+from client.data.progress import silent
 from shared.preprocessing.image import FloatArray, Image
 from shared.seeds import generator
 

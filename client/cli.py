@@ -138,7 +138,7 @@ def ingest_command(
     )
     opened = SiteFolder.open(site)
     with terminal.bars(terminal.stderr(), "looking at files", "reading images") as (files, cases):
-        done = ingest(opened, order, lambda count: files(count, 0), cases, _now)
+        done = ingest(opened, order, files, cases, _now)
     _say(as_json, shown.ingested_document(done), shown.ingested(done))
     require_fit(done.share_quarantined, opened.settings.quarantine.quota)
 

@@ -33,8 +33,9 @@ from client.data.dataset import Dataset
 from client.governance import ledger
 from client.governance.audit import AuditLog, Event
 from client.settings import Settings
-from shared.crypto.key_files import SECRET_BYTES, fsync_folder, read_secret, secret_from_hex, write_secret
+from shared.crypto.key_files import SECRET_BYTES, read_secret, secret_from_hex, write_secret
 from shared.crypto.signing import SigningKey
+from shared.durable import replace_file
 from shared.errors import SiteDataError
 
 STORE_KEY = "CONSILIUM_STORE_KEY"
@@ -171,12 +172,4 @@ def _fill(path: Path, text: str, chosen: Settings, now: datetime) -> None:
     ledger.create(path / LEDGER)
     log = AuditLog.create(path / AUDIT, identity)
     log.append(Event("init", digests={"identity": identity.verify_key.hex()}), now)
-    _write_durably(path / settings.FILE, text)
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fsync_folder(path.parent)
+    replace_file(path / settings.FILE, text.encode())

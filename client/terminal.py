@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from client.data.prepared.prepare import Progress
+from client.data.progress import Progress
 
 _FILE_COLUMNS = 200
 """Width of tables that no terminal limits."""

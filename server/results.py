@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shared.durable import SHARED, replace_file
 from shared.errors import RunError
 
 FORMAT = "consilium-results-1"
@@ -188,7 +189,7 @@ def results_document(results: Results) -> dict[str, Any]:
 def write_results(folder: Path, results: Results) -> None:
     """Write ``results.json`` into the run folder."""
     text = json.dumps(results_document(results), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    replace_file(folder / RESULTS, (text + "\n").encode())
+    replace_file(folder / RESULTS, (text + "\n").encode(), SHARED)
 
 
 def read_results(folder: Path) -> Results:
@@ -241,7 +242,7 @@ def keep_rounds(path: Path, last: int) -> None:
     if path.exists():
         lines = path.read_bytes().split(b"\n")[:-1]
         kept = [line for line in lines if json.loads(line)["round"] <= last]
-        replace_file(path, b"".join(line + b"\n" for line in kept))
+        replace_file(path, b"".join(line + b"\n" for line in kept), SHARED)
 
 
 def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:
@@ -264,7 +265,7 @@ def write_predictions(path: Path, rows: Iterable[Prediction]) -> None:
     for row in ordered:
         cells = [row.values.get(name) for name in values] + [row.subgroups.get(name) for name in subgroups]
         writer.writerow([row.site, row.patient, row.case, *json_ready(cells)])
-    replace_file(path, text.getvalue().encode())
+    replace_file(path, text.getvalue().encode(), SHARED)
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:
@@ -273,21 +274,6 @@ def read_predictions(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Put ``content`` at ``path``: whole and on disk, or not at all."""
-    pending = path.with_name(path.name + ".pending")
-    with pending.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    pending.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _participation_document(entry: Participation) -> dict[str, Any]:

@@ -33,6 +33,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from shared.durable import fsync_folder
 from shared.errors import CapacityError, RunError
 
 Tensors = Mapping[str, NDArray[np.generic]]
@@ -103,7 +104,7 @@ def save(folder: Path, tensors: Tensors, metadata: Mapping[str, str]) -> Checkpo
             digest = _write(descriptor, parts)
             path = path_of(folder, digest)
             partial.replace(path)
-            _fsync_folder(folder)
+            fsync_folder(folder)
         finally:
             partial.unlink(missing_ok=True)
     return CheckpointRef(path, digest, size)
@@ -176,14 +177,6 @@ def _write(descriptor: int, parts: Sequence[NDArray[np.uint8]]) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hasher.hexdigest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

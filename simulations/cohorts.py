@@ -32,8 +32,8 @@ from client.data.doctor.page import write_page
 from client.data.ingest.ingest import ingest
 from client.data.ingest.reading import Rules
 from client.data.prepared.cache import prepared_store
-from client.data.prepared.prepare import silent
 from client.data.prepared.site_data import load_site_data
+from client.data.progress import silent
 from client.data.source.found import Found
 from server.results import Noted
 from shared import tasks

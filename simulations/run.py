@@ -30,6 +30,7 @@ from server.report.page import REPORT, write_report
 from server.results import Prediction, Results, RoundRecord, Timing, write_predictions, write_results
 from server.rounds import Event, Kind, Phase, State
 from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
+from shared.durable import SHARED, replace_file
 from shared.errors import ScenarioError
 from shared.messages import Vector
 from shared.plan import Plan
@@ -166,7 +167,7 @@ def _lay_out(plan: Plan, folder: Path) -> None:
     for name in (CHECKPOINTS, SERVER_STATE):
         (folder / name).mkdir(exist_ok=True)
     document = plan.model_dump(mode="json", exclude_none=True)
-    contract.replace_file(folder / contract.PLAN, tomli_w.dumps(document).encode())
+    replace_file(folder / contract.PLAN, tomli_w.dumps(document).encode(), SHARED)
 
 
 def _federate(running: _Running, journal: Journal) -> Outcome:

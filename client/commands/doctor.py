@@ -16,7 +16,7 @@ from client.data.doctor.diagnose import diagnose
 from client.data.doctor.findings import Diagnosis
 from client.data.doctor.page import write_page
 from client.data.doctor.summary import summary
-from client.data.prepared.prepare import Progress
+from client.data.progress import Progress
 from client.governance.audit import Event
 from client.settings import processes
 from client.site_folder import SiteFolder

@@ -17,8 +17,8 @@ from client.data.case_files import UNKNOWN
 from client.data.dataset import Choices, state_of
 from client.data.ingest.ingest import Intake, withdraw_damaged
 from client.data.ingest.ingest import ingest as read_in
-from client.data.prepared.prepare import Progress
-from client.data.source.discover import Looked, discover
+from client.data.progress import Progress
+from client.data.source.discover import discover
 from client.data.source.found import Table, Wanted
 from client.data.source.tables import read_table
 from client.governance.audit import Event
@@ -81,14 +81,14 @@ class Ingested:
         return share_quarantined(self.cases, sum(self.quarantined.values()))
 
 
-def ingest(site: SiteFolder, order: Order, looked: Looked, progress: Progress, now: Clock) -> Ingested:
+def ingest(site: SiteFolder, order: Order, files: Progress, cases: Progress, now: Clock) -> Ingested:
     """Find the cases of a data set, and store what is new or changed; raises ``ConsiliumError``.
 
     Args:
         site: where to.
         order: what from.
-        looked: called with how many files were looked at.
-        progress: called with how many cases are done of how many.
+        files: called with how many files were looked at, of a number that nobody knows.
+        cases: called with how many cases are done of how many.
         now: the clock.
     """
     audit, salt, key, dataset = site.audit, site.salt(), site.store_key(), site.dataset(order.dataset)
@@ -98,14 +98,14 @@ def ingest(site: SiteFolder, order: Order, looked: Looked, progress: Progress, n
     subgroups = order.subgroups or site.settings.ingest.subgroups
     tables = tuple(Table(path, choices.columns, order.where, order.drop_labels) for path in order.labels)
     _require_columns(order, choices)
-    found = discover(Wanted(order.sources, tables, choices.dimensions, choices.modality, subgroups), salt, looked)
+    found = discover(Wanted(order.sources, tables, choices.dimensions, choices.modality, subgroups), salt, files)
     dataset.begin(choices)
     with Archive.open_or_create(dataset.archive, key) as archive:
         _require_tables(archive, tables)
         if order.stored == "checked":
             withdraw_damaged(archive)
         lets_in, workers = rules(site.settings, choices.structures), processes(site.settings, order.workers)
-        intake = read_in(archive, found, lets_in, salt, workers=workers, progress=progress)
+        intake = read_in(archive, found, lets_in, salt, workers=workers, progress=cases)
         done = Ingested(intake, len(archive), Counter(one.code for one in archive.quarantined()))
         state = state_of(archive)
     audit.append(Event("ingest", dataset.name, _counted(done), {"state": state}), now())

@@ -30,7 +30,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from client.data.doctor.findings import Diagnosis
-from client.data.replace import replace_file
+from shared.durable import replace_file
 from shared.errors import SiteDataError
 from shared.preprocessing.image import Modality
 

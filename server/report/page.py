@@ -26,7 +26,7 @@ from server.report.arms import Kind, arms_of, at_a_glance
 from server.report.doctor import doctor_table
 from server.report.metrics import DASH, LEVEL, NAMES, TIMES, duration, interval, label, meaning, measure, number
 from server.report.run import Run, read_run, sites_of
-from server.results import replace_file
+from shared.durable import SHARED, replace_file
 
 REPORT = "report.html"
 
@@ -56,7 +56,7 @@ def write_report(run_folder: Path, phantoms: Sequence[examples.PhantomExample] =
         RunError: the results cannot be read, or belong to another plan.
     """
     path = run_folder / REPORT
-    replace_file(path, render(read_run(run_folder), phantoms).encode())
+    replace_file(path, render(read_run(run_folder), phantoms).encode(), SHARED)
     return path
 
 

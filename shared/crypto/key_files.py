@@ -13,6 +13,7 @@ import re
 import stat
 from pathlib import Path
 
+from shared.durable import fsync_folder
 from shared.errors import SiteDataError
 
 SECRET_BYTES = 32
@@ -79,12 +80,3 @@ def secret_from_hex(text: str, place: str) -> bytes:
             code="secret-form",
         )
     return bytes.fromhex(text.strip())
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable: a file is there after a crash only when its folder says so (fsync(2))."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

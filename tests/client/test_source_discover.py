@@ -260,7 +260,7 @@ def test_any_table_is_read_or_refused_and_never_breaks_anything(
 def test_progress_counts_every_file_that_is_looked_at(tmp_path: Path) -> None:
     for number in range(5):
         (tmp_path / f"{number}.txt").write_text("no image")
-    counts: list[int] = []
-    found = discover(Wanted((tmp_path,)), SALT, counts.append)
-    assert counts == [1, 2, 3, 4, 5]
+    counts: list[tuple[int, int]] = []
+    found = discover(Wanted((tmp_path,)), SALT, lambda done, total: counts.append((done, total)))
+    assert counts == [(1, 0), (2, 0), (3, 0), (4, 0), (5, 0)]
     assert len(found.files) == 5

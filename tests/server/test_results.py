@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from server.results import (
     read_predictions,
     read_results,
     read_rounds,
-    replace_file,
     results_document,
     suppress,
     write_predictions,
@@ -180,33 +178,6 @@ def test_an_unknown_key_is_refused_rather_than_dropped(tmp_path: Path) -> None:
     (tmp_path / RESULTS).write_text(json.dumps(document(tmp_path) | {"surprise": 1}))
     with pytest.raises(RunError, match="unknown"):
         read_results(tmp_path)
-
-
-def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    replace_file(path, b"old")
-
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        replace_file(path, b"new, and much longer")
-    assert path.read_bytes() == b"old"
-
-
-def test_content_is_on_disk_before_it_takes_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps: list[str] = []
-    rename = Path.replace
-
-    def renamed(path: Path, target: Path) -> Path:
-        steps.append("rename")
-        return rename(path, target)
-
-    monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
-    monkeypatch.setattr(Path, "replace", renamed)
-    replace_file(tmp_path / "file", b"content")
-    assert steps == ["fsync", "rename", "fsync"]
 
 
 def test_rounds_read_back_as_they_were_appended(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What third parties do wrong becomes one refusal, and nothing they say comes through."""
 
+import logging
 import traceback
 import warnings
 
@@ -46,6 +47,17 @@ def test_warnings_are_silent_inside_and_as_before_outside() -> None:
         assert seen == []
         warnings.warn("heard", stacklevel=1)
         assert len(seen) == 1
+
+
+@pytest.mark.parametrize("name", ["pydicom", "nibabel.global", "PIL", "pylibjpeg"])
+def test_readers_log_nothing_inside_and_as_before_outside(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What they log may quote a header, and a log may be anywhere."""
+    with caplog.at_level(logging.DEBUG):
+        with refusing("code", "sentence"):
+            logging.getLogger(name).warning("Invalid value for PN: Mueller^Anna")
+        assert caplog.text == ""
+        logging.getLogger(name).warning("after")
+    assert "after" in caplog.text
 
 
 def test_an_image_of_the_largest_size_is_read_and_one_sample_more_is_not() -> None:

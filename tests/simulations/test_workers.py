@@ -289,6 +289,34 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, sent: signal.Signals) -> 
     wait_until(lambda: not any(map(alive, workers)))
 
 
+STARTED_BY_ANOTHER = textwrap.dedent(
+    """
+    import signal, sys
+    from multiprocessing import forkserver
+    from pathlib import Path
+    from simulations.workers import Pool, Sites
+    from shared.plan import load
+
+    def blocked(_sites):
+        return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+    if __name__ == "__main__":
+        forkserver.ensure_running()
+        with Pool(Sites(load(Path(sys.argv[1])), Path(".")), workers=2) as pool:
+            print([found for _, found in pool.each(blocked, {"a": (), "b": ()})])
+    """
+)
+
+
+def test_a_fork_server_that_somebody_else_has_started_lets_no_ctrl_c_through(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(STARTED_BY_ANOTHER)
+    (tmp_path / "plan.toml").write_text(plan_text(tmp_path))
+    command = [sys.executable, str(tmp_path / "parent.py"), str(tmp_path / "plan.toml")]
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120, env=here)
+    assert done.stdout.strip() == "[True, True]"
+
+
 def alive(process: int) -> bool:
     """Whether it runs; one that ended and that nobody has asked about (a zombie) does not."""
     try:

@@ -36,8 +36,8 @@ from client.data.archive.record import Location, Record
 from client.data.archive.segments import Segments, SegmentWriter, damaged, numbers, release
 from client.data.case_files import Quarantined
 from client.data.source.found import FileSeen
-from shared.crypto.key_files import fsync_folder
 from shared.crypto.sealing import UnsealableError, open_text, seal_text
+from shared.durable import fsync_folder
 from shared.errors import SiteDataError
 from shared.preprocessing.image import FloatArray, Image, MaskArray
 

@@ -29,8 +29,8 @@ from client.data.archive.rows import record_of, row_of
 from client.data.archive.segments import damaged
 from client.data.case_files import Quarantined
 from client.data.source.found import FileSeen
-from shared.crypto.key_files import fsync_folder
 from shared.crypto.sealing import key_check, new_salt
+from shared.durable import fsync_folder
 from shared.errors import CapacityError, SiteDataError
 
 FILE = "catalogue.sqlite"

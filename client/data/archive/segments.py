@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Protocol
 
 from client.data.archive.sealed_segments import SealedSink, SealedSource, Write, plain_length
-from shared.crypto.key_files import fsync_folder
 from shared.crypto.sealing import CHUNK, Bytes
+from shared.durable import fsync_folder
 from shared.errors import CapacityError, SiteDataError
 
 SEGMENT_BYTES = 2**30

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from client.data.cohort.manifest import Cohort, Member, SplitRule
-from client.data.replace import replace_file
 from shared.crypto.signing import SigningKey, VerifyKey
+from shared.durable import replace_file
 from shared.errors import ProtocolError, SiteDataError
 
 CURRENT = "current"

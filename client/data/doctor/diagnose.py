@@ -35,9 +35,10 @@ from client.data.doctor.checks import (
     patients,
 )
 from client.data.doctor.findings import Diagnosis, Finding, Histogram, Severity
-from client.data.doctor.measuring import Progress, Unmeasured, measure_missing, measured
+from client.data.doctor.measuring import Unmeasured, measure_missing, measured
 from client.data.doctor.similar import LIMIT, detail_shape, details, look_alikes, one_picture
 from client.data.doctor.survey import binned
+from client.data.progress import Progress
 from shared.errors import SiteDataError
 from shared.messages import Split
 from shared.preprocessing.image import FloatArray

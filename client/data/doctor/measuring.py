@@ -17,13 +17,12 @@ from client.data.archive.archive import Archive
 from client.data.archive.record import Record
 from client.data.doctor.measure import Measurement, from_text, is_current, measure, to_text
 from client.data.ingest.crew import Lost, Trade, work_through
+from client.data.progress import Progress
 from shared.errors import SiteDataError
 
 _AT_ONCE = 64
 """Cases handed to a worker, and measurements that an interruption may cost it."""
 
-Progress = Callable[[int, int], None]
-"""Called with how many cases are done, of how many."""
 Job = tuple[str, ...]
 """Names of the cases to measure."""
 Row = tuple[str, str, str]

@@ -25,7 +25,7 @@ from client.data.archive.archive import Archive
 from client.data.doctor import plots, thumbnails
 from client.data.doctor.findings import Diagnosis, Finding, Histogram, Severity
 from client.data.doctor.survey import Survey, survey
-from client.data.replace import replace_file
+from shared.durable import replace_file
 from shared.errors import SiteDataError
 
 EXAMPLES = 6

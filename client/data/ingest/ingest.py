@@ -15,7 +15,7 @@ Finding files is left to ``client.data.source``, reading one case to ``read_case
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from client.data.archive.archive import Archive
@@ -26,20 +26,15 @@ from client.data.ingest.batches import Batch, Bench, Order, Outcome, halves
 from client.data.ingest.crew import Lost, Trade, work_through
 from client.data.ingest.origin import OriginOf, origins, place_of
 from client.data.ingest.reading import Rules
+from client.data.progress import Progress, silent
 from client.data.source.files import SourceFile
 from client.data.source.found import FileSeen, Found
 from shared.errors import SiteDataError
-
-Progress = Callable[[int, int], None]
 
 _BATCH_FILES = 64
 """Files that are read before their cases are committed: half a second of work, against milliseconds for the disk."""
 _CONTRADICTIONS = {"labels-conflict", "patient-conflict", "patient-unknown", "mask-ambiguous", "duplicate-instance"}
 """Reasons after which nobody knows whose a stored case is, or what it shows; others only keep it from being read."""
-
-
-def silent(_done: int, _total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)

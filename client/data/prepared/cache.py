@@ -25,9 +25,10 @@ from pathlib import Path
 from client.data.archive.archive import Archive
 from client.data.cohort.drift import require_unchanged
 from client.data.cohort.manifest import Cohort
-from client.data.prepared.prepare import Progress, prepare_all, silent
+from client.data.prepared.prepare import prepare_all
 from client.data.prepared.store import FORMAT, Store
 from client.data.prepared.store_writer import PRIVATE, write
+from client.data.progress import Progress, silent
 from shared.errors import SiteDataError
 from shared.plan import Plan
 from shared.preprocessing import image

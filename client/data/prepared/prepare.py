@@ -14,26 +14,20 @@ What an image is, and how it is resampled, is left to ``shared.preprocessing``; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from client.data.archive.archive import Archive
 from client.data.archive.record import Record
 from client.data.case_files import Quarantined
 from client.data.cohort.manifest import Cohort
+from client.data.progress import Progress, silent
 from shared.errors import CaseError
 from shared.plan import Data, Plan
 from shared.preprocessing.image import Case
 from shared.preprocessing.pipeline import prepare
 from shared.tasks.task import Task
 
-Progress = Callable[[int, int], None]
-"""Called with how many cases are done, of how many."""
-
 _NO_CLASS = "none"
-
-
-def silent(_done: int, _total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def prepare_all(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ import numpy as np
 from client.data.archive.segments import SegmentWriter, numbers, path_of
 from client.data.case_files import Quarantined
 from client.data.prepared.store import FORMAT, INDEX, Entry, case_digest, index_digest
-from shared.crypto.key_files import fsync_folder
+from shared.durable import fsync_folder, replace_file
 from shared.errors import CapacityError
 from shared.preprocessing.image import Case
 
@@ -100,25 +99,15 @@ def _clear(folder: Path) -> None:
     fsync_folder(folder)
     for number in numbers(folder):
         path_of(folder, number).unlink()
-    _pending(folder / INDEX).unlink(missing_ok=True)
 
 
 def _put(path: Path, content: bytes) -> None:
     """A file that gets its name only when it is whole and on the disk."""
     try:
-        with os.fdopen(os.open(_pending(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        _pending(path).replace(path)
-        fsync_folder(path.parent)
+        replace_file(path, content)
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise CapacityError(
                 f"no room for an index of {len(content)} bytes", hint="free some space", code="disk-full"
             ) from None
         raise
-
-
-def _pending(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")

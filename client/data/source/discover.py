@@ -15,10 +15,10 @@ Whether a case can be read is left to ``client.data.ingest``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from client.data.case_files import Quarantined, Salt
+from client.data.progress import Progress, silent
 from client.data.source.files import SourceFile, walk
 from client.data.source.found import Found, Wanted
 from client.data.source.grouped import Grouped
@@ -28,12 +28,6 @@ from client.data.source.labels import Labels, read_labels
 from client.data.source.pictures import add_missing, add_pictures
 from client.data.source.series import Around, add_series, drawn_on
 from shared.errors import CaseError
-
-Looked = Callable[[int], None]
-
-
-def silent(_count: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +40,13 @@ class _Sorted:
     named: dict[str, SourceFile] = field(default_factory=dict)
 
 
-def discover(wanted: Wanted, salt: Salt, looked: Looked = silent) -> Found:
+def discover(wanted: Wanted, salt: Salt, progress: Progress = silent) -> Found:
     """The cases in ``wanted.sources``, and what became of every file there.
 
     Args:
         wanted: what to look for.
         salt: of the site.
-        looked: called after each file with how many there were so far.
+        progress: called after each file with how many there were so far.
 
     Raises:
         SiteDataError: "source-missing", or as ``labels.read_labels``.
@@ -64,7 +58,7 @@ def discover(wanted: Wanted, salt: Salt, looked: Looked = silent) -> Found:
             _look_at(found, labels, names, files, tally)
         else:
             tally.leave_out(found)
-        looked(count)
+        progress(count, 0)
     for path, mask in labels.masks.items():
         if path not in files.named:
             files.named[path] = mask.outside_sources(salt)

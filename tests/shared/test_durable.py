@@ -1,12 +1,15 @@
 """A file that is replaced is the old one or the new one, whole, for its owner alone."""
 
+import os
 import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from client.data.replace import replace_file
+import pytest
+
+from shared.durable import SHARED, replace_file
 
 
 def test_the_new_content_is_there_under_its_name_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -51,3 +54,39 @@ def test_a_process_that_is_killed_while_it_holds_the_folder_holds_up_nobody(tmp_
         holder.communicate()
         waiting.result(timeout=30)
     assert (tmp_path / "a").read_bytes() == b"x"
+
+
+def test_a_crash_while_writing_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        replace_file(path, b"new, and much longer")
+    assert path.read_bytes() == b"old"
+
+
+def test_content_is_on_disk_before_it_takes_the_files_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    rename = Path.replace
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", lambda _: steps.append("fsync"))
+    monkeypatch.setattr(Path, "replace", renamed)
+    replace_file(tmp_path / "file", b"content")
+    assert steps == ["fsync", "rename", "fsync"]
+
+
+def test_a_shared_file_follows_the_users_mask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        replace_file(tmp_path / "a", b"x", SHARED)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
