@@ -197,6 +197,8 @@ class Training(Section):
     augmentation: Augmentation = Augmentation()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    patient_gradients: Literal["auto", "loop", "vectorised"] = "auto"
+    """How gradients of single patients are computed; "auto" times both on the device."""
 
 
 class FixedPoint(Section):
@@ -234,20 +236,38 @@ class Aggregation(Section):
 
 
 class Privacy(Section):
-    """``[privacy]``: what is promised to a patient. No default for ``unit``."""
+    """``[privacy]``: what is promised to a patient, and everything that decides it. No default for ``unit``.
+
+    A patient of the training split takes part in a step with probability ``sampling_rate``; without one it is
+    ``training.patients_per_step / public_patients``. What leaves is divided by constants made of these public numbers
+    and never by a count (DESIGN, "Mechanism"; docs/guarantees.md).
+    """
 
     unit: Literal["none", "patient"]
     epsilon: Positive | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     clip_norm: Positive | None = None
+    public_patients: Count | dict[str, Count] | None = None
+    """Training patients that a site is taken to have: agreed in public, at all sites the same or by site."""
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    noise_multiplier: Positive | None = None
+    """Standard deviation of the noise in units of ``clip_norm``; without one, the least that keeps ``epsilon``."""
+    clipping: Literal["flat", "automatic"] = "flat"
+    images_per_patient: Count = 1
+    """Most images of a patient that enter one step."""
+    views_per_image: Count = 1
+    """Augmented views of each image that are averaged before clipping; free in privacy."""
+    covers: Literal["everything", "training"] = "everything"
+    """Whether validation and test patients are protected as training patients are."""
 
     @model_validator(mode="after")
     def _complete(self) -> Privacy:
-        numbers = (self.epsilon, self.delta, self.clip_norm)
-        if self.unit == "patient" and None in numbers:
-            raise ValueError('unit = "patient" needs epsilon, delta and clip_norm')
-        if self.unit == "none" and any(number is not None for number in numbers):
-            raise ValueError('unit = "none" takes no epsilon, delta or clip_norm')
+        needed = (self.epsilon, self.delta, self.clip_norm, self.public_patients)
+        if self.unit == "patient" and None in needed:
+            raise ValueError('unit = "patient" needs epsilon, delta, clip_norm and public_patients')
+        said = [name for name, key in type(self).model_fields.items() if getattr(self, name) != key.get_default()]
+        if self.unit == "none" and said != ["unit"]:
+            raise ValueError(f'unit = "none" takes no {", ".join(said[1:])}')
         return self
 
 
@@ -304,6 +324,28 @@ class Plan(Section):
         if patch and (len(patch) != len(size) or any(p > s for p, s in zip(patch, size, strict=True))):
             raise ValueError(f"training.patch {list(patch)} does not fit into preprocessing.size {list(size)}")
         return self
+
+    @model_validator(mode="after")
+    def _keeps_what_privacy_promises(self) -> Plan:
+        if self.privacy.unit == "patient":
+            for broken, sentence in self._promises_broken():
+                if broken:
+                    raise ValueError(f'privacy.unit = "patient" {sentence}')
+        return self
+
+    def _promises_broken(self) -> tuple[tuple[bool, str], ...]:
+        everything = self.privacy.covers == "everything"
+        return (
+            (self.aggregation.weights == "patients", 'and aggregation.weights = "patients" would send a count'),
+            (self.personalisation is not None, "and [personalisation] would measure a model trained without noise"),
+            (
+                everything and self.evaluation.release != "dp",
+                f'and evaluation.release = "{self.evaluation.release}" would send exact counts of validation and test '
+                'patients: set release = "dp", or say privacy.covers = "training"',
+            ),
+            (self.training.gradient_clip is not None, "clips by patient: leave training.gradient_clip out"),
+            (self.aggregation.proximal_mu > 0, "knows no proximal term: leave aggregation.proximal_mu out"),
+        )
 
     @property
     def dimensions(self) -> int:

@@ -176,7 +176,7 @@ def test_an_impossible_value_is_named_with_its_key(change: dict[str, Any], key: 
         ({"aggregation__method": "fedprox"}, "needs proximal_mu"),
         ({"aggregation__proximal_mu": 0.1}, "method is fedavg"),
         ({"aggregation__weights": "public"}, "belong together"),
-        ({"privacy__unit": "patient"}, "needs epsilon, delta and clip_norm"),
+        ({"privacy__unit": "patient"}, "needs epsilon, delta, clip_norm and public_patients"),
         ({"privacy__epsilon": 3.0}, "takes no epsilon"),
     ],
     ids=str,

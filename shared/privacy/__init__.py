@@ -1,0 +1,1 @@
+"""Patient-level differential privacy: noise, clipping, what was done (events) and what it costs (accounting)."""
