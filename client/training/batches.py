@@ -82,6 +82,12 @@ def batches(data: TrainingData, task: Task, plan: Plan, rng: np.random.Generator
         yield Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)))
 
 
+def pieces(batch: Batch, largest: int) -> Iterator[Batch]:
+    """The rows of ``batch`` in order, at most ``largest`` at a time."""
+    for start in range(0, len(batch), largest):
+        yield Batch(batch.images[start : start + largest], batch.targets[start : start + largest])
+
+
 def to_device(batch: Batch, device: torch.device, layout: torch.memory_format) -> Batch:
     """The batch on ``device``; copies from pinned memory do not wait."""
     channels_last = layout if batch.images.ndim == 4 else torch.contiguous_format

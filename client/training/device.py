@@ -74,6 +74,18 @@ def check_capacity(model: torch.nn.Module, device: torch.device, free: int | Non
         )
 
 
+def halved(largest: int, device: torch.device) -> int:
+    """The next smaller number of images to try at a time; raises ``CapacityError`` where one did not fit."""
+    if largest == 1:
+        raise CapacityError(
+            f"one image of this plan does not fit into memory on {device.type}",
+            hint="reduce training.patch or model.channels",
+            code="memory",
+        ) from None
+    release(device)
+    return (largest + 1) // 2
+
+
 def release(device: torch.device) -> None:
     """Give cached memory back, so that the next site or process finds it."""
     if device.type == "cuda":

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from client.training.batches import Batch, TrainingData, batches, prefetched, to_device
-from client.training.device import autocast, memory_format
-from shared.errors import CapacityError, ProtocolError, UpdateRejected
+from client.training.batches import Batch, TrainingData, batches, pieces, prefetched, to_device
+from client.training.device import autocast, halved, memory_format
+from shared.errors import ProtocolError, UpdateRejected
 from shared.plan import Plan, Training
 from shared.tasks.task import Task
 
@@ -190,7 +190,7 @@ class _Step:
         while True:
             try:
                 self._model.zero_grad(set_to_none=True)
-                return sum(self._backward(piece, len(batch)) for piece in _pieces(batch, self._largest))
+                return sum(self._backward(piece, len(batch)) for piece in pieces(batch, self._largest))
             except torch.OutOfMemoryError:
                 self._shrink()
 
@@ -203,21 +203,8 @@ class _Step:
         return float(loss.detach())
 
     def _shrink(self) -> None:
-        if self._largest == 1:
-            raise CapacityError(
-                f"one image of this plan does not fit into memory on {self._device.type}",
-                hint="reduce training.patch or model.channels",
-                code="memory",
-            ) from None
-        self._largest = (self._largest + 1) // 2
         self._model.zero_grad(set_to_none=True)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
-def _pieces(batch: Batch, largest: int) -> Iterator[Batch]:
-    for start in range(0, len(batch), largest):
-        yield Batch(batch.images[start : start + largest], batch.targets[start : start + largest])
+        self._largest = halved(self._largest, self._device)
 
 
 def _trained(model: torch.nn.Module) -> Iterator[torch.nn.Parameter]:

@@ -3,8 +3,8 @@
 Promises
 - An ``Event`` is a value: some steps of one mechanism with its parameters. Ledgers store events and never epsilons, so
   that a better accountant can be asked again about an old cohort (after dp_accounting's ``dp_event``).
-- Neighbouring data sets differ by one patient with all their images, added or removed. The noise of an event is relative
-  to the most that one patient can move its sum, so the event says all that accounting needs.
+- Neighbouring data sets differ by one patient with all their images, added or removed. The noise of an event is
+  relative to the most that one patient can move its sum, so the event says all that accounting needs.
 
 What events cost is ``shared.privacy.accounting``'s; which events a plan makes is ``shared.privacy.terms``'s.
 """
@@ -20,8 +20,8 @@ class Event:
 
     Attributes:
         noise_multiplier: standard deviation of the noise over the sensitivity (sigma); above 0.
-        sampling_rate: probability with which each patient takes part in a step, in (0, 1]; 1 for statistics of everyone.
-        steps: number of releases, at least 1.
+        sampling_rate: probability with which each patient takes part in a step, in (0, 1]; 1 for statistics of
+        everyone. steps: number of releases, at least 1.
     """
 
     noise_multiplier: float
