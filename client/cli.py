@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from client.data.cohort.manifest import SplitRule
+    from shared.plan import Plan
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,8 +91,8 @@ def init(
             typer.echo(f"  {path.relative_to(folder)}")
     typer.echo(f"fingerprint of its key: {site.signing_key().verify_key.fingerprint()}")
     typer.echo(
-        f"Now read site.toml, and back up {folder / KEYS} where only you can read it: without its keys this site\n"
-        "cannot prove who it is, and the same patients would get other names.",
+        f"Now read site.toml and policy.toml, and back up {folder / KEYS} where only you can read it: without its\n"
+        "keys this site cannot prove who it is, and the same patients would get other names.",
         err=True,
     )
 
@@ -192,6 +193,21 @@ def freeze_command(
     _say(as_json, shown.cohort_document(cohort), shown.cohort(cohort))
 
 
+@app.command("budget")
+def budget_command(
+    plan: Annotated[Path | None, typer.Option(metavar="PLAN", help="Count the rounds of a plan that are left.")] = None,
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Of one data set only.")] = None,
+    site: Site = _HERE,
+    as_json: Json = False,
+) -> None:
+    """Show what patients have paid of their privacy."""
+    from client.commands.budget import budget, document, shown
+    from client.site_folder import SiteFolder
+
+    lines = budget(SiteFolder.open(site), dataset, None if plan is None else load(plan))
+    _say(as_json, document(lines), shown(lines))
+
+
 @audit_app.command("verify")
 def audit_verify(site: Site = _HERE) -> None:
     """Check every line; name the first bad one."""
@@ -205,10 +221,34 @@ def audit_verify(site: Site = _HERE) -> None:
     typer.echo("Keep this digest elsewhere: lines cut off the end are seen only by comparing it.", err=True)
 
 
-@app.command()
-def check(plan: Annotated[Path, typer.Argument(help="TOML file of a plan.")]) -> None:
-    """Check a plan; print its digest, to compare with the lead's."""
-    typer.echo(load(plan).digest())
+@app.command("check")
+def check_command(
+    plan: Annotated[Path, typer.Argument(help="TOML file of a plan.")],
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Judge for its cohort.")] = None,
+    site: Site = _HERE,
+    as_json: Json = False,
+) -> None:
+    """Check a plan, at a site also by its policy; print its digest."""
+    from client.settings import FILE
+
+    found = load(plan)
+    # The lead's plan can be checked anywhere; only a site has a policy.
+    if (site, dataset) == (_HERE, None) and not (site / FILE).exists():
+        typer.echo(json.dumps({"digest": found.digest()}, indent=2) if as_json else found.digest())
+        return
+    _judge(found, dataset, site, as_json)
+
+
+def _judge(plan: Plan, dataset: str | None, site: Path, as_json: bool) -> None:
+    from client.commands.check import check, document, shown
+    from client.governance.judgement import require_none
+    from client.site_folder import SiteFolder
+
+    checked = check(SiteFolder.open(site), plan, dataset)
+    if checked.policy == "defaults":
+        typer.echo("This site has no policy.toml: the defaults hold, as docs/policy.md explains them.", err=True)
+    _say(as_json, document(checked), (checked.digest, *shown(checked)))
+    require_none(checked.refusals)
 
 
 def _look_at_machine(site: Path, as_json: bool) -> None:

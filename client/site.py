@@ -7,6 +7,9 @@ Promises
   update and not the end of a run. The sentence carries no patient data (shared.errors).
 - A reply depends on the request, the site's frozen data and the plan's seed alone: asking twice gives the same bytes.
 - Personal weights are written at the site and never sent.
+- Under ``[privacy] unit = "patient"`` updates are made, and paid for, by ``client.protected``, and a refusal that
+  depends on the site's cases says its code and no more. A site that cannot pay, or whose self-test fails, refuses to
+  join.
 
 The same code answers in production (behind the relay) and in a simulation.
 """
@@ -14,10 +17,11 @@ The same code answers in production (behind the relay) and in a simulation.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from client.data.prepared.site_data import SiteData
+from client.protected import Guard, Protected
 from client.training import local
 from client.training.batches import TrainingData
 from client.training.device import release
@@ -25,9 +29,8 @@ from client.training.inference import statistics
 from client.workbench import Workbench
 from shared import checkpoint
 from shared.arrays import read_vector
-from shared.errors import ConsiliumError, ProtocolError
+from shared.errors import CaseError, ConsiliumError, ProtocolError, SiteDataError
 from shared.evaluation.additive import in_units
-from shared.fixed_point import quantise
 from shared.messages import (
     PROTOCOL,
     Envelope,
@@ -44,6 +47,7 @@ from shared.messages import (
     Vector,
     Welcome,
 )
+from shared.plan import Plan
 from shared.seeds import generator
 
 
@@ -56,12 +60,14 @@ class Site:
         data: frozen, split, checked cases.
         workbench: network and task; may be shared with other sites of the same process.
         folder: where personal weights are kept; None keeps none.
+        guard: of its patients; None answers no plan that protects them.
     """
 
     name: str
     data: SiteData
     workbench: Workbench
     folder: Path | None = None
+    guard: Guard | None = None
 
     def answer(self, request: Request) -> Reply:
         """The one reply to ``request``; a ``Refusal`` where it cannot be served."""
@@ -69,20 +75,44 @@ class Site:
             self._check(request)
             return self._serve(request)
         except ConsiliumError as error:
-            return Refusal(error.code, error.sentence, error.hint)
+            return refusal(error, self.workbench.plan)
         finally:
             release(self.workbench.device)
 
     def _serve(self, request: Request) -> Reply:
         match request:
             case Hello():
-                return Welcome(self.workbench.fingerprint(), self.weight())
+                return self._welcome()
             case Train():
-                return self._train(request)
+                return self._protected().train(request) if self._private else self._train(request)
             case Evaluate():
-                return self._evaluate(request)
+                return self._protected().evaluate(request) if self._noised else self._evaluate(request)
             case Personalise():
                 return self._personalise(request)
+
+    @property
+    def _private(self) -> bool:
+        return self.workbench.plan.privacy.unit == "patient"
+
+    @property
+    def _noised(self) -> bool:
+        return self.workbench.plan.evaluation.release == "dp"
+
+    def _welcome(self) -> Welcome:
+        if self._private or self._noised:
+            self._protected()
+        if self._private:
+            self.workbench.require_tested()
+        return Welcome(self.workbench.fingerprint(), self.weight())
+
+    def _protected(self) -> Protected:
+        if self.guard is None:
+            raise ProtocolError(
+                "this site keeps no ledger for this cohort, so its patients' privacy cannot be paid for",
+                hint="enrol the cohort in the ledger first",
+                code="no-ledger",
+            )
+        return Protected(self.name, self.weight(), self.data, self.workbench, self.guard)
 
     def weight(self) -> int:
         """This site's weight in the sum, as the plan says: 1, a public constant, or the number of training patients."""
@@ -120,18 +150,9 @@ class Site:
         began = time.perf_counter()
         bench, round_number = self.workbench, request.envelope.round
         trained = self._run(request.weights, local.round_assignment(bench.plan, round_number), "train", round_number)
-        change = read_vector(bench.model) - request.weights
-        values, saturated = quantise(change, bench.plan.aggregation.fixed_point)
-        return Update(
-            values=values,
-            bits=bench.plan.aggregation.fixed_point.bits,
-            weight=self.weight(),
-            schema=bench.parameters.digest(),
-            loss_sum=in_units(trained.loss_sum),
-            steps=trained.steps,
-            saturated=saturated,
-            seconds=time.perf_counter() - began,
-        )
+        update = bench.update(request.weights, self.weight())
+        loss_sum, seconds = in_units(trained.loss_sum), time.perf_counter() - began
+        return replace(update, loss_sum=loss_sum, steps=trained.steps, seconds=seconds)
 
     def _evaluate(self, request: Evaluate) -> Measured:
         self.workbench.load(request.weights)
@@ -168,3 +189,10 @@ class Site:
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         said = {"plan": envelope.plan_digest, "run": envelope.run, "site": self.name}
         checkpoint.save(kept, self.workbench.parameters.split(weights), said)
+
+
+def refusal(error: ConsiliumError, plan: Plan) -> Refusal:
+    """What a coordinator is told: under patient-level privacy nothing that was counted among a site's cases."""
+    if plan.privacy.unit == "patient" and isinstance(error, SiteDataError | CaseError):
+        return Refusal(error.code, "this site's own cases do not allow it", "the site's own log says more")
+    return Refusal(error.code, error.sentence, error.hint)

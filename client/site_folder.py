@@ -3,6 +3,7 @@
 ::
 
     site.toml           settings (``client.settings``)
+    policy.toml         what this hospital permits (``client.governance.policy``)
     keys/               0700: identity.pem, pseudonyms.secret, and store.key where images are encrypted, each 0600
     ledger.sqlite       what releases cost (``client.governance.ledger``)
     audit.jsonl         what was done here (``client.governance.audit``)
@@ -31,7 +32,9 @@ from client import settings
 from client.data.case_files import Salt
 from client.data.dataset import Dataset
 from client.governance import ledger
+from client.governance import policy as policy_file
 from client.governance.audit import AuditLog, Event
+from client.governance.policy import Policy
 from client.settings import Settings
 from shared.crypto.key_files import SECRET_BYTES, read_secret, secret_from_hex, write_secret
 from shared.crypto.signing import SigningKey
@@ -77,7 +80,7 @@ class SiteFolder:
         except BaseException:
             for name in (KEYS, DATASETS):
                 shutil.rmtree(path / name, ignore_errors=True)
-            for name in (LEDGER, AUDIT, settings.FILE):
+            for name in (LEDGER, AUDIT, policy_file.FILE, settings.FILE):
                 (path / name).unlink(missing_ok=True)
             raise
         return cls(path, chosen)
@@ -133,6 +136,17 @@ class SiteFolder:
         return Dataset(self.path / DATASETS / name)
 
     @property
+    def policy(self) -> Policy:
+        """What this hospital permits; raises ``PolicyError``. A folder without ``policy.toml`` has the defaults."""
+        return policy_file.load(self.path / policy_file.FILE) if self.has_policy else Policy()
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether ``policy.toml`` is there: folders that were made before there were policies have none."""
+        # A link that leads nowhere is no missing file: somebody wanted a policy here.
+        return os.path.lexists(self.path / policy_file.FILE)
+
+    @property
     def audit(self) -> AuditLog:
         """The site's audit log, open for appending; raises ``SiteDataError`` without the signing key."""
         return AuditLog(self.path / AUDIT, self.signing_key())
@@ -172,4 +186,5 @@ def _fill(path: Path, text: str, chosen: Settings, now: datetime) -> None:
     ledger.create(path / LEDGER)
     log = AuditLog.create(path / AUDIT, identity)
     log.append(Event("init", digests={"identity": identity.verify_key.hex()}), now)
+    replace_file(path / policy_file.FILE, policy_file.template().encode())
     replace_file(path / settings.FILE, text.encode())

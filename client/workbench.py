@@ -5,20 +5,26 @@ Promises
   and no site's state stays in it. Memory therefore does not grow with the number of sites.
 - Setting one up checks what can be checked without data: task, network, image size, frozen parts, memory. A plan that
   promises a protection which this version does not have is refused: nobody trains without it unawares.
+- Before the first private round the mechanism is tested on this machine with this network and this layout
+  (``client.training.self_test``); what fails refuses to train.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from client.training import device as devices
+from client.training import engines, self_test
+from client.training.per_patient import Network, PatientGradients
 from shared import fingerprint, models, tasks
 from shared.arrays import ParameterSchema, read_vector, schema_of, write_vector
 from shared.errors import PlanError
-from shared.messages import Vector
+from shared.fixed_point import quantise
+from shared.messages import Update, Vector
 from shared.plan import Plan
 from shared.tasks.task import Task
 
@@ -65,6 +71,30 @@ class Workbench:
         write_vector(self.model, weights)
         return self.model
 
+    def update(self, received: Vector, weight: int) -> Update:
+        """What training has changed since ``received``, and nothing about how it went."""
+        fixed_point = self.plan.aggregation.fixed_point
+        values, saturated = quantise(read_vector(self.model) - received, fixed_point)
+        schema = self.parameters.digest()
+        return Update(values, fixed_point.bits, weight, schema, loss_sum=0, steps=0, saturated=saturated)
+
+    @cached_property
+    def patient_gradients(self) -> PatientGradients:
+        """The engine for this network on this device; chosen when first asked for."""
+        self.model.train()
+        return engines.chosen(self._network(), self.task, self.plan)
+
+    def require_tested(self) -> None:
+        """Test the private mechanism here, once; raises ``ModelError`` ("self-test") where a check fails."""
+        _ = self._tested
+
+    @cached_property
+    def _tested(self) -> None:
+        self_test.require(self_test.Subject.of(self._network(), self.patient_gradients, self.task, self.plan))
+
+    def _network(self) -> Network:
+        return Network.of(self.model, self.task, self.plan, self.device)
+
     def fingerprint(self) -> fingerprint.Fingerprint:
         """Versions and schema digests of this installation under this plan."""
         return fingerprint.collect(self.parameters.digest(), self.task.schema.digest())
@@ -72,9 +102,7 @@ class Workbench:
 
 def _refuse_unkept_promises(plan: Plan) -> None:
     promised = {
-        f'privacy.unit = "{plan.privacy.unit}"': plan.privacy.unit != "none",
         "secure_aggregation.enabled = true": plan.secure_aggregation.enabled,
-        'evaluation.release = "dp"': plan.evaluation.release == "dp",
     }
     for key, asked in promised.items():
         if asked:

@@ -11,6 +11,7 @@ Transitions are ``server.rounds``', checks ``server.intake``'s, deadlines and tr
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,7 +23,16 @@ from server import rounds
 from server.aggregation.exact import Total
 from server.aggregation.methods import METHODS
 from server.fleet import Fleet
-from server.intake import Admission, Intake, Measurement, Measurements, Updates, judge
+from server.intake import (
+    Admission,
+    Intake,
+    Measurement,
+    Measurements,
+    NoisedMeasurements,
+    Updates,
+    judge,
+    measurements,
+)
 from server.journal import Journal
 from server.results import Participation, RoundRecord, append_round, keep_rounds
 from server.rounds import (
@@ -199,7 +209,7 @@ class Coordinator:
             return Admission(fingerprint.collect(schema.digest(), setup.task.schema.digest()))
         if phase is Phase.TRAINING:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
-        return Measurements(setup.task.schema, setup.plan.evaluation.release)
+        return measurements(setup.task, setup.plan, "validation" if phase is Phase.MEASURING else "test")
 
     def _keep(self, closed: Closed, intake: Intake) -> None:
         """Keep what a phase that has just ended brought."""
@@ -212,11 +222,11 @@ class Coordinator:
                 self._draft = RoundRecord(participation, None, self._draft.checkpoint)
                 self._outcome.training_s += intake.training_s
                 self._sum = intake.total()
-            case Measurements(), Phase.MEASURING:
+            case ((Measurements() | NoisedMeasurements()), Phase.MEASURING):
                 self._draft = replace(self._draft, metrics=intake.result().block(self._setup.task))
-            case Measurements(), Phase.TESTING:
+            case ((Measurements() | NoisedMeasurements()), Phase.TESTING):
                 self._outcome.test = intake.result()
-            case Measurements(), _:
+            case ((Measurements() | NoisedMeasurements()), _):
                 self._outcome.personalised = intake.result()
 
     def _aggregate(self, round_number: int) -> None:
@@ -225,7 +235,8 @@ class Coordinator:
         change = self._sum.mean(settings.fixed_point)
         self._server, weights = METHODS[settings.method](self._server, change, settings)
         checkpoint = self._setup.files.save(weights, round_number)
-        self._draft = replace(self._draft, loss=self._sum.mean_loss(), checkpoint=checkpoint)
+        loss = self._sum.mean_loss()
+        self._draft = replace(self._draft, loss=loss if math.isfinite(loss) else None, checkpoint=checkpoint)
 
     def _complete(self) -> None:
         """Make the finished round durable: rounds.jsonl first, since the journal's line is what counts."""

@@ -4,6 +4,7 @@ Promises
 - ``take`` either counts a reply or raises a ``ConsiliumError`` and has changed nothing; its code goes into the journal.
 - A ``Refusal`` never counts; an answer to another question never counts.
 - Sums are exact and streaming. A single site's statistics are kept only where the plan releases them.
+- Statistics that sites gave noise are only ever summed, and how much noise the sum holds is counted with it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from typing import Protocol, TypeVar
 from server.aggregation.exact import CountSum, ExactSum, Total
 from shared.errors import ConsiliumError, ProtocolError, UpdateRejected
 from shared.evaluation.additive import Schema, Statistics
+from shared.evaluation.design import PrivateSchema
+from shared.evaluation.estimates import Noised, estimates_block
 from shared.evaluation.summary import final_block, summarise
 from shared.fingerprint import Fingerprint, differences
-from shared.messages import Measured, Refusal, Reply, Update, Welcome
-from shared.plan import FixedPoint
-from shared.tasks.task import Task
+from shared.messages import Measured, Refusal, Reply, Split, Update, Welcome
+from shared.plan import FixedPoint, Plan
+from shared.privacy.statistics import summed_std
+from shared.tasks.task import Task, private_measures
 
 Kind = TypeVar("Kind", Welcome, Update, Measured)
 
@@ -80,11 +84,14 @@ class Updates:
 class Measurement:
     """Statistics of one model: summed over sites, and by site where the plan releases them."""
 
-    pooled: Statistics
+    pooled: Statistics | Noised
     sites: Mapping[str, Statistics] = field(default_factory=dict)
 
     def block(self, task: Task) -> dict[str, object]:
         """As results.json holds it."""
+        if isinstance(self.pooled, Noised):
+            assert task.private is not None  # noqa: S101 - its schema is what was summed
+            return estimates_block(task.private, self.pooled)
         return final_block(summarise(task, self.pooled, self.sites))
 
 
@@ -106,6 +113,34 @@ class Measurements:
     def result(self) -> Measurement:
         """What was measured by all sites that answered."""
         return Measurement(Statistics.from_flat(self._schema, self._sum.total()), dict(self._sites))
+
+
+class NoisedMeasurements:
+    """Takes ``Measured`` that hold noise: adds them up, and counts how much noise that makes."""
+
+    def __init__(self, schema: PrivateSchema, noise_multiplier: float) -> None:
+        self._schema, self._noise_multiplier = schema, noise_multiplier
+        self._sum = CountSum(schema.digest(), schema.length)
+        self._sites = 0
+
+    def take(self, site: str, reply: Reply) -> None:  # noqa: ARG002 - nothing of a single site is kept
+        """Add the statistics of one site."""
+        self._sum.add(_expect(reply, Measured))
+        self._sites += 1
+
+    def result(self) -> Measurement:
+        """What was measured by all sites that answered; the noise of each is independent of the others'."""
+        noise_std = summed_std(self._schema.sensitivity, self._noise_multiplier, self._sites)
+        return Measurement(Noised(self._schema, self._sum.total(), noise_std))
+
+
+def measurements(task: Task, plan: Plan, split: Split) -> Measurements | NoisedMeasurements:
+    """The intake for what ``plan`` releases of ``split``; raises ``PlanError`` where the task cannot be so measured."""
+    if plan.evaluation.release != "dp":
+        return Measurements(task.schema, plan.evaluation.release)
+    from shared.privacy.terms import statistics_terms  # noqa: PLC0415 - accountants take seconds to import
+
+    return NoisedMeasurements(private_measures(task).schema, statistics_terms(plan, split).noise_multiplier)
 
 
 def judge(intake: Intake, site: str, reply: Reply) -> tuple[str, str]:

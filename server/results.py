@@ -53,7 +53,7 @@ class RoundRecord:
 
     Attributes:
         participation: who took part, who did not and why.
-        loss: mean training loss over the steps of all participants; None where no site took part.
+        loss: mean training loss over the steps of all participants; None where no site took part, or told its own.
         checkpoint: SHA-256 of the global model after this round.
         metrics: the global model on validation patients, a block as in ``Results.final``; None in rounds between.
         seconds: wall-clock time of the round.
@@ -123,7 +123,7 @@ class Results:
         personalised: each site's own fine-tuned model on its own test patients, as a block.
         baselines: ``local`` (by site: trained there alone, measured on all test patients) and ``central`` (trained on
             all data in one room): metric -> number, or interval with ``value``, ``low``, ``high``, ``n_patients``.
-        privacy: by site: ``unit`` and, where it is "patient", ``epsilon``, ``delta``, ``sigma``, ``q``, ``steps``.
+        privacy: by site: ``unit`` and, where it is "patient", ``epsilon``, ``delta``, ``sigma``, ``q``, ``steps`` and more.
         participation: one entry a round.
         data: by site.
     """

@@ -13,7 +13,9 @@ The tree::
     ├── ModelError         a network cannot be built, or weights do not fit it
     ├── CaseError          one image, mask or label cannot be used: the case is quarantined, the site goes on
     ├── SiteDataError      too few usable cases: the site sits out, the run goes on
+    ├── PolicyError        this hospital does not permit it, or its policy cannot be read
     ├── CapacityError      memory or disk does not suffice
+    ├── BudgetError        patients would pay more privacy than the hospital's cap allows
     ├── ProtocolError      a message that cannot be trusted or understood: wrong digest, version, round, shape
     ├── UpdateRejected     an update that must not enter the sum: NaN, out of range, replayed, unknown site
     ├── RunError           the run as a whole cannot go on: below quorum, journal of another plan
@@ -74,10 +76,22 @@ class SiteDataError(ConsiliumError):
     code = "site-data"
 
 
+class PolicyError(ConsiliumError):
+    """This hospital's policy does not permit what is asked, or cannot be read."""
+
+    code = "policy"
+
+
 class CapacityError(ConsiliumError):
     """Memory or disk does not suffice."""
 
     code = "capacity"
+
+
+class BudgetError(ConsiliumError):
+    """Patients of this site would pay more privacy than its cap allows; nothing was computed."""
+
+    code = "budget"
 
 
 class ProtocolError(ConsiliumError):

@@ -48,6 +48,9 @@ def run_command(
     engine: Annotated[str, typer.Option(help="inprocess, or ray (Flower's own simulation engine).")] = "inprocess",
     baselines: Annotated[bool | None, typer.Option(help="Also train each site alone and all data pooled.")] = None,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,
+    unsafe_seeded_noise: Annotated[
+        bool, typer.Option("--unsafe-seeded-noise", help="Privacy noise that repeats: no protection.")
+    ] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -67,6 +70,7 @@ def run_command(
         existing="resume" if resume else "overwrite" if overwrite else "refuse",
         baselines=found.setting.baselines if baselines is None else baselines,
         save_predictions=save_predictions,
+        noise="unsafe-seeded" if unsafe_seeded_noise else "secure",
         command=shlex.join(["consilium-sim", *sys.argv[1:]]),
     )
     _show(running.run(found, order, Terminal(Console(stderr=True))), as_json)
@@ -113,6 +117,50 @@ def compare_command(
         typer.echo(json.dumps(comparison_document(comparison), indent=2))
     else:
         Console().print(comparison_tables(comparison))
+
+
+@app.command("privacy")
+def privacy_command(
+    plan: Annotated[str, typer.Argument(help="A plan or a scenario (a .toml file, or a built-in name).")],
+    patients: Annotated[
+        list[int] | None,
+        typer.Option(min=1, metavar="N", help="Training patients of a site to compare with; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a plan's privacy costs, and other choices."""
+    from simulations import privacy_table
+
+    found, talk = privacy_table.load_plan(plan), Terminal(Console(stderr=True))
+    for sentence in privacy_table.cautions(found, patients or ()):
+        talk.tell(f"warning: {sentence}")
+    table = privacy_table.privacy_table(found, patients or privacy_table.PATIENTS, talk)
+    if as_json:
+        typer.echo(json.dumps(privacy_table.document(table), indent=2))
+    else:
+        Console().print(privacy_table.terminal(table))
+
+
+@app.command("pretrain")
+def pretrain_command(
+    scenario: Name,
+    out: Annotated[Path, typer.Option(help="File to write: weights to start from (safetensors).")],
+    seed: Annotated[int, typer.Option(min=0, help="Of images and training; same seed, same bytes.")] = 0,
+    images: Annotated[int | None, typer.Option(min=1, help="Images to make up. [default: by task]")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps. [default: by task]")] = None,
+    workers: Workers = None,
+    change: Changes = None,
+) -> None:
+    """Train a scenario's network on made-up images, for [model.pretrained]."""
+    import os
+
+    from simulations import scenario as scenarios
+    from simulations.pretraining import pretrain as teaching
+
+    plan = scenarios.load(scenario, tuple(change or ())).plan
+    order = teaching.Order(seed, images, steps, workers or len(os.sched_getaffinity(0)))
+    digest = teaching.save(teaching.pretrain(plan, order, Terminal(Console(stderr=True))), out)
+    typer.echo(f'[model.pretrained]\nfile = "{out.as_posix()}"\nsha256 = "{digest}"')
 
 
 @app.command()

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from client.site import refusal
 from shared.errors import ConsiliumError
-from shared.messages import Refusal, Reply, Request
+from shared.messages import Reply, Request
 from simulations.workers import Pool, Sites, SiteSpec
 
 
@@ -37,4 +38,4 @@ def answer(sites: Sites, spec: SiteSpec, request: Request) -> Reply:
     try:
         return sites.site(spec).answer(request)
     except ConsiliumError as error:
-        return Refusal(error.code, error.sentence, error.hint)
+        return refusal(error, sites.plan)

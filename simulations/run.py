@@ -41,6 +41,7 @@ from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
 from simulations.federation import HOSPITALS, find_hospitals, require_source
 from simulations.progress import Advance, Stages
+from simulations.protection import NoiseKind, spent
 from simulations.scenario import Phantoms, Scenario
 from simulations.workers import OWN, SITES_DATA, Pool, Sites, SiteSpec, default_workers
 
@@ -78,6 +79,7 @@ class Order:
         existing: what to do with a folder that is not empty: refuse, go on with its run, or start anew.
         baselines: also train each site alone and all data pooled.
         save_predictions: also write predictions.csv.
+        noise: what protects patients under a private plan.
         command: what the user typed, for the report.
     """
 
@@ -88,6 +90,7 @@ class Order:
     existing: str = "refuse"
     baselines: bool = False
     save_predictions: bool = False
+    noise: NoiseKind = "secure"
     command: str = ""
 
 
@@ -97,7 +100,7 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
     if order.engine not in ENGINES:
         raise ScenarioError(f"there is no engine {order.engine!r}", hint=suggest(order.engine, ENGINES))
     require_source(scenario, order.data)
-    sites = Sites(scenario.plan, order.out)
+    sites = Sites(scenario.plan, order.out, noise=order.noise)
     initial = sites.workbench.initial_weights()
     _require_folder(order)
     order.out.mkdir(parents=True, exist_ok=True)
@@ -198,7 +201,8 @@ def _watch(advance: Advance, headline: str) -> Watch:
             advance()
 
     def on_round(record: RoundRecord) -> None:
-        loss = f" loss {record.loss:.3f}" if record.loss is not None else " skipped"
+        loss = f" loss {record.loss:.3f}" if record.loss is not None else ""
+        loss = loss if record.participation.participants else " skipped"
         found = (record.metrics or {}).get("pooled", {}).get(headline, {}).get("value")
         measured = f" {headline} {found:.3f}" if found is not None else ""
         advance(f"round {record.participation.round}{loss}{measured}", 0)
@@ -256,7 +260,7 @@ def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object]
         command=running.order.command,
         personalised=_block(outcome.personalised, sites) if outcome.personalised else None,
         baselines=compared,
-        privacy={spec.name: {"unit": plan.privacy.unit} for spec in specs},
+        privacy={spec.name: spent(spec.name, spec.data, sites.cohort(spec), plan, sites.noise) for spec in specs},
         participation=tuple(record.participation for record in records),
         data={spec.name: _site_data(sites, spec, running.cohorts[spec.name]) for spec in specs},
     )

@@ -35,6 +35,7 @@ from client.workbench import Workbench
 from shared.crypto.signing import SigningKey
 from shared.errors import CapacityError
 from shared.plan import Plan
+from simulations.protection import NoiseKind, guard_for
 
 Result = TypeVar("Result")
 
@@ -70,6 +71,7 @@ class Sites:
     plan: Plan
     folder: Path
     weights_folder: Path | None = None
+    noise: NoiseKind = "secure"
     _workbench: Workbench | None = field(default=None, init=False)
     _sites: dict[str, Site] = field(default_factory=dict, init=False)
 
@@ -83,8 +85,10 @@ class Sites:
     def site(self, spec: SiteSpec) -> Site:
         """The site of ``spec``, opened when first needed; raises ``SiteDataError`` where it has too little data."""
         if spec.name not in self._sites:
-            data = load_site_data(self.store(spec), self.cohort(spec), self.plan)
-            self._sites[spec.name] = Site(spec.name, data, self.workbench, self.folder / OWN / spec.name)
+            cohort = self.cohort(spec)
+            data = load_site_data(self.store(spec), cohort, self.plan)
+            guard = guard_for(spec.name, spec.data, cohort, self.plan, self.noise)
+            self._sites[spec.name] = Site(spec.name, data, self.workbench, self.folder / OWN / spec.name, guard)
         return self._sites[spec.name]
 
     def store(self, spec: SiteSpec) -> Store:

@@ -61,19 +61,13 @@ def checked(network: Network, clip: Clip, plan: Plan, patients: list[Batch]) -> 
     # A norm that nothing reaches: a sum over one patient is then that patient's gradient.
     unclipped = OneByOne(network, Clip(1e12))
     alone = torch.stack([unclipped([patient]).values for patient in patients]).float()
-    if not engine.agrees_with(alone, patients, _tolerance(network)):
+    if not engine.agrees_with(alone, patients, network.tolerance):
         raise ModelError(
             "gradients of single patients differ from those of one patient at a time",
             hint='set training.patient_gradients = "loop", and report this network',
             code="model-layers",
         )
     return engine
-
-
-def _tolerance(network: Network) -> float:
-    """What rounding may do to a gradient; a missing term is far larger."""
-    exact = network.device.type == "cpu" and network.precision != "bfloat16"
-    return 1e-3 if exact else 5e-2
 
 
 def _seconds(engine: Callable[[list[Batch]], object], patients: list[Batch], network: Network) -> float:

@@ -74,7 +74,7 @@ def limits(names: Iterable[str]) -> dict[str, tuple[float, float]]:
 
 def observe_exclusive(scores: NDArray[np.float32], label: int) -> Observation:
     """One case with scores of shape (K,) and the index of its class."""
-    _refuse_unusable(scores)
+    refuse_unusable(scores)
     classes = len(scores)
     confusion = np.zeros((classes, classes), np.int64)
     confusion[label, int(scores.argmax())] = 1
@@ -84,7 +84,7 @@ def observe_exclusive(scores: NDArray[np.float32], label: int) -> Observation:
 
 def observe_multilabel(scores: NDArray[np.float32], labels: Sequence[int]) -> Observation:
     """One case with scores of shape (K,) and a 0 or 1 for each finding."""
-    _refuse_unusable(scores)
+    refuse_unusable(scores)
     present, called = np.asarray(labels, np.int64), (scores >= THRESHOLD).astype(np.int64)
     confusion = np.zeros((len(scores), 2, 2), np.int64)
     confusion[np.arange(len(scores)), present, called] = 1
@@ -115,7 +115,8 @@ def multilabel_metrics(counts: Mapping[str, IntArray], classes: Sequence[str]) -
     }
 
 
-def _refuse_unusable(scores: NDArray[np.float32]) -> None:
+def refuse_unusable(scores: NDArray[np.float32]) -> None:
+    """Raise ``CaseError`` for a score that is not a number in [0, 1]."""
     if not ((scores >= 0) & (scores <= 1)).all():
         raise CaseError(
             f"at least one of {len(scores)} scores is not a number between 0 and 1",

@@ -43,3 +43,21 @@ def named(values: Mapping[str, FloatArray], classes: Sequence[str]) -> dict[str,
         for label, value in zip(classes, per_class, strict=True)
     }
     return macro | single
+
+
+def named_rows(values: Mapping[str, FloatArray], classes: Sequence[str]) -> dict[str, FloatArray]:
+    """As ``named`` for N sets of cases at once: values of shape (N, classes) become rows of shape (N,)."""
+    macro = {name: _mean_by_row(per_class) for name, per_class in values.items()}
+    if len(classes) == 1:
+        return macro
+    single = {
+        f"{name}_{label}": per_class[:, column]
+        for name, per_class in values.items()
+        for column, label in enumerate(classes)
+    }
+    return macro | single
+
+
+def _mean_by_row(values: FloatArray) -> FloatArray:
+    known = ~np.isnan(values)
+    return ratio(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1))

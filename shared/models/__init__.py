@@ -10,6 +10,7 @@ Promises
 name           output model.channels               edges of image and patch
 ============== ====== ============================ ============================================================
 cnn            image  1 to 8 stages                at least 2^(stages - 1)
+whitened_cnn   image  1 to 7 stages + last width   at least 2^(stages - 1); a linear layer before the head
 densenet121    image  fixed                        at least 32
 resnet18       image  4 stages                     at least 32
 resnet50       image  4 stages                     at least 32

@@ -16,7 +16,7 @@ from torch import nn
 
 from shared.errors import ModelError
 from shared.models import from_monai
-from shared.models.cnn import cnn
+from shared.models.cnn import cnn, whitened_cnn
 from shared.models.spec import ModelSpec, Output
 from shared.plan_errors import suggest
 
@@ -67,6 +67,8 @@ _RESNET = (64, 128, 256, 512)
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         "cnn": Architecture("image", cnn, _SMALL, _free(1), edges="at-least"),
+        # The last width is that of the linear layer.
+        "whitened_cnn": Architecture("image", whitened_cnn, (*_SMALL, 32), _free(2), kept=1, edges="at-least"),
         "densenet121": Architecture("image", from_monai.densenet121, (), range(0), halvings=5, edges="at-least"),
         "resnet18": Architecture("image", from_monai.resnet18, _RESNET, _exactly(4), halvings=5, edges="at-least"),
         "resnet50": Architecture("image", from_monai.resnet50, _RESNET, _exactly(4), halvings=5, edges="at-least"),

@@ -8,7 +8,8 @@ Promises
   on private data and moves with every patient, which the sensitivity of patient-level privacy forbids.
 - A case without a label, or with one that the plan does not know, is refused: ``label-missing``, ``label-unknown``.
 
-What is counted and measured is in ``shared.evaluation.classification``.
+What is counted and measured is in ``shared.evaluation.classification``; where statistics get noise, in
+``shared.evaluation.private_classification``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from torch.nn import functional
 
 from shared.errors import CaseError, PlanError
 from shared.evaluation import classification as counted
+from shared.evaluation import private_classification as noisy
 from shared.evaluation.additive import IntArray, Observation, Statistics
+from shared.evaluation.estimates import PrivateMeasures
+from shared.evaluation.undetermined import FloatArray
 from shared.plan import Plan
 from shared.preprocessing.image import Case
 from shared.tasks.decoding import Scores, sigmoid, softmax
@@ -110,6 +114,7 @@ def _exclusive(classes: Sequence[str]) -> Task:
         metrics=metrics,
         describe=describe,
         limits=counted.limits(metrics(Statistics.zero(schema).total())),
+        private=_private_exclusive(classes),
     )
 
 
@@ -143,6 +148,35 @@ def _multilabel(classes: Sequence[str]) -> Task:
         metrics=metrics,
         describe=describe,
         limits=counted.limits(metrics(Statistics.zero(schema).total())),
+        private=_private_multilabel(classes),
+    )
+
+
+def _private_exclusive(classes: Sequence[str]) -> PrivateMeasures:
+    count = len(classes)
+
+    def observe(scores: Scores, case: Case) -> FloatArray:
+        return noisy.observe_exclusive(scores, class_index(case, count))
+
+    return PrivateMeasures(
+        schema=noisy.schema("exclusive", count),
+        observe=observe,
+        metrics=lambda cells: noisy.exclusive_metrics(cells, classes),
+        binning=lambda cells: noisy.binning(cells, "exclusive", classes),
+    )
+
+
+def _private_multilabel(classes: Sequence[str]) -> PrivateMeasures:
+    count = len(classes)
+
+    def observe(scores: Scores, case: Case) -> FloatArray:
+        return noisy.observe_multilabel(scores, findings(case, count))
+
+    return PrivateMeasures(
+        schema=noisy.schema("multilabel", count),
+        observe=observe,
+        metrics=lambda cells: noisy.multilabel_metrics(cells, classes),
+        binning=lambda cells: noisy.binning(cells, "multilabel", classes),
     )
 
 

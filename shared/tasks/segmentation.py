@@ -10,12 +10,13 @@ Promises
   (The customary 1e-5 leaves no gradient at all until the prediction is nearly empty, and then 1e5.)
 - A case without a mask, or with one that does not fit, is refused: ``mask-missing``, ``mask-values``, ``mask-shape``.
 
-What is counted and measured is in ``shared.evaluation.segmentation``.
+What is counted and measured is in ``shared.evaluation.segmentation``; where statistics get noise, in
+``shared.evaluation.private_segmentation``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,9 +25,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from shared.errors import CaseError, PlanError
+from shared.evaluation import private_segmentation as noisy
 from shared.evaluation import segmentation as counted
 from shared.evaluation.additive import IntArray, Observation, Statistics
-from shared.evaluation.undetermined import named
+from shared.evaluation.estimates import PrivateMeasures
+from shared.evaluation.undetermined import FloatArray, named
 from shared.plan import Plan
 from shared.preprocessing.image import Case, MaskArray
 from shared.tasks.decoding import Scores, softmax
@@ -72,7 +75,17 @@ def build(plan: Plan) -> Task:
         describe=describe,
         lower_is_better=frozenset(name for name in names if name.startswith("hd95")),
         limits=counted.limits(names),
+        private=_private(plan.data.classes),
     )
+
+
+def _private(classes: Sequence[str]) -> PrivateMeasures:
+    count = len(classes)
+
+    def observe(scores: Scores, case: Case) -> FloatArray:
+        return noisy.observe(_decided(scores, case), class_map(case, count), count)
+
+    return PrivateMeasures(noisy.schema(count), observe, lambda cells: noisy.metrics(cells, classes[1:]))
 
 
 def cross_entropy_and_dice(logits: Tensor, targets: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Promises
   a new kind of task is a new module in ``shared/tasks`` (and its metrics in ``shared/evaluation``) and no other change.
 - ``loss`` returns one value per image, which patient-level privacy needs and averaging does not mind.
 - ``observe`` returns integers that add up; ``metrics`` is a function of their sum alone.
+- ``private`` is the second set of both, for statistics that get noise before they leave a site.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shared.errors import PlanError
 from shared.evaluation.additive import IntArray, Observation, Schema
+from shared.evaluation.estimates import PrivateMeasures
 from shared.preprocessing.image import Case
 
 Metrics = Mapping[str, float]
@@ -42,6 +45,7 @@ class Task:
         observe: (scores of one case (K, ...), case) -> that case's additive contribution.
         metrics: summed counts (group axis already summed away) -> metrics.
         describe: (scores of one case, case) -> columns for predictions.csv, such as label and score, or dice.
+        private: what is counted and measured under ``evaluation.release = "dp"``; None where the task has no such set.
     """
 
     name: str
@@ -57,3 +61,14 @@ class Task:
     describe: Callable[[NDArray[np.float32], Case], Mapping[str, float | int | str]]
     lower_is_better: frozenset[str] = frozenset()
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    private: PrivateMeasures | None = None
+
+
+def private_measures(task: Task) -> PrivateMeasures:
+    """What ``task`` counts where statistics get noise; raises ``PlanError`` where it has nothing for that."""
+    if task.private is None:
+        raise PlanError(
+            f'evaluation.release = "dp" needs statistics with a bound, and the task {task.name} has none',
+            hint='choose release = "sum" with privacy.covers = "training", or another task',
+        )
+    return task.private

@@ -113,7 +113,14 @@ def test_init_says_what_it_made_the_key_s_fingerprint_and_what_to_back_up(capsys
     made = SiteFolder.open(tmp_path / "north")
     assert said.status == 0
     assert made.settings.site.name == "north", "without --name, the folder's"
-    for name in ("site.toml", "keys/identity.pem", "keys/pseudonyms.secret", "ledger.sqlite", "audit.jsonl"):
+    for name in (
+        "site.toml",
+        "policy.toml",
+        "keys/identity.pem",
+        "keys/pseudonyms.secret",
+        "ledger.sqlite",
+        "audit.jsonl",
+    ):
         assert f"  {name}\n" in said.out
     assert made.signing_key().verify_key.fingerprint() in said.out
     assert "back up" in said.err

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from client import site_folder
+from client.governance import policy
 from client.governance.audit import verify
+from client.governance.policy import Policy
 from client.settings import template
 from client.site_folder import STORE_KEY, SiteFolder
 from shared.crypto.key_files import write_secret
-from shared.errors import SiteDataError
+from shared.errors import PolicyError, SiteDataError
 
 NOW = datetime(2025, 3, 1, tzinfo=UTC)
 HEX = "ab" * 32
@@ -47,6 +49,7 @@ def everything(folder: Path) -> set[str]:
 def test_a_new_site_holds_settings_keys_ledger_audit_log_and_no_data(site: SiteFolder) -> None:
     assert everything(site.path) == {
         "site.toml",
+        "policy.toml",
         "keys",
         "keys/identity.pem",
         "keys/pseudonyms.secret",
@@ -190,6 +193,41 @@ def test_a_key_that_others_can_read_is_refused_with_the_chmod_to_type(tmp_path: 
 def test_the_audit_log_is_signed_by_the_site_s_own_key(site: SiteFolder) -> None:
     assert site.audit.signer.verify_key == site.signing_key().verify_key
     assert site.audit.path == site.path / "audit.jsonl"
+
+
+# --- policy ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_site_permits_what_the_defaults_permit(site: SiteFolder) -> None:
+    assert site.has_policy
+    assert (site.path / "policy.toml").read_text() == policy.template()
+    assert site.policy == Policy()
+
+
+def test_the_policy_is_what_the_file_says_whenever_it_is_asked_for(site: SiteFolder) -> None:
+    for patients in (7, 8):
+        (site.path / "policy.toml").write_text(f"[privacy]\nmin_patients = {patients}\n")
+        assert site.policy.privacy.min_patients == patients
+
+
+def test_a_folder_from_before_there_were_policies_has_the_defaults(site: SiteFolder) -> None:
+    (site.path / "policy.toml").unlink()
+    assert SiteFolder.open(site.path).policy == Policy()
+    assert not site.has_policy
+
+
+@pytest.mark.parametrize("broken", ["text", "link", "folder"])
+def test_a_policy_that_cannot_be_read_is_never_taken_for_a_missing_one(site: SiteFolder, broken: str) -> None:
+    path = site.path / "policy.toml"
+    path.unlink()
+    {
+        "text": lambda: path.write_text("[privacy]\nmin_patient = 1\n"),
+        "link": lambda: path.symlink_to(site.path / "gone.toml"),
+        "folder": path.mkdir,
+    }[broken]()
+    with pytest.raises(PolicyError) as caught:
+        _ = SiteFolder.open(site.path).policy
+    assert caught.value.code == "policy-file"
 
 
 # --- the key of the archive ------------------------------------------------------------------------------------------

@@ -96,6 +96,28 @@ def test_the_small_cnn_sees_full_resolution_first_and_halves_it_between_stages()
     assert edges == [(96, 64), (48, 32), (24, 16), (12, 8)]
 
 
+def test_the_whitened_cnn_is_the_cnn_with_a_linear_layer_before_its_head() -> None:
+    plain = build_network(ModelSpec("cnn", 2, 1, 2, channels=(4, 8)), 0)
+    whitened = build_network(ModelSpec("whitened_cnn", 2, 1, 2, channels=(4, 8, 3)), 0)
+    plain.get_submodule("stages").load_state_dict(whitened.get_submodule("stages").state_dict())
+    image = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    features = plain[:-1](image)  # type: ignore[index]
+    whiten, head = whitened.get_submodule("whiten"), whitened.get_submodule("head")
+    assert torch.equal(whitened(image), head(whiten(features)))
+    assert [tuple(layer.weight.shape) for layer in (whiten, head)] == [(3, 8), (2, 3)]
+
+
+def test_a_frozen_body_leaves_the_head_alone_to_train() -> None:
+    network = build(plan_for("whitened_cnn", freeze=("stages", "whiten")), 2, "image")
+    assert [name for name, _ in trainable(network)] == ["head.weight", "head.bias"]
+
+
+def test_the_last_width_of_the_whitened_cnn_halves_no_edge() -> None:
+    """Five widths with four stages need 8 pixels, as the cnn of four stages does."""
+    assert build(plan_for("whitened_cnn", size=(8, 8), norm="group"), 2, "image") is not None
+    assert refusal(plan_for("whitened_cnn", size=(7, 8), norm="group"), "image").code == "model-size"
+
+
 def test_five_widths_of_the_basic_unet_repeat_the_first_as_the_last() -> None:
     five = build_network(ModelSpec("basic_unet", 2, 1, 2, channels=(4, 6, 8, 8, 8)), 5)
     six = build_network(ModelSpec("basic_unet", 2, 1, 2, channels=(4, 6, 8, 8, 8, 4)), 5)

@@ -19,6 +19,7 @@ INPUTS, OUTPUTS = 2, 3
 # Narrow networks; those without widths (None) are fixed. What is tested does not depend on the width.
 CHANNELS: dict[str, tuple[int, ...] | None] = {
     "cnn": (8, 16),
+    "whitened_cnn": (8, 16, 6),
     "densenet121": None,
     "resnet18": (8, 8, 16, 16),
     "resnet50": (4, 4, 8, 8),
@@ -65,7 +66,7 @@ def global_draws_unchanged() -> Iterator[None]:
 
 
 def test_the_suite_covers_the_whole_table() -> None:
-    assert len(CHANNELS) == 11
+    assert len(CHANNELS) == 12
     assert CHANNELS.keys() == ARCHITECTURES.keys()
     assert {case.values for case in CASES} == {(name, dimensions) for name in ARCHITECTURES for dimensions in (2, 3)}
 

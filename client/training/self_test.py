@@ -1,0 +1,208 @@
+"""Is the private mechanism right on this machine, with this network and this layout? Checked before the first round.
+
+Promises
+- Each check is one property of the guarantee, measured on made-up patients of the plan's own size with the engine that
+  will be used: nobody's images are read, and nothing random decides but the noise under test.
+- A check that fails says what was found and what was allowed. ``require`` refuses to train then.
+- The network is as it was afterwards.
+
+=========== =======================================================================================================
+check       what must hold
+=========== =======================================================================================================
+bound       leaving any one patient out moves the sum by at most the clip norm
+scaled      the same for a patient whose images are 20 times as bright
+exact       each patient's contribution is the clipped mean over their images, computed in double precision
+unit        a patient's images together, not each of them, are bounded by the clip norm
+not-finite  a patient with an image of NaN contributes nothing, and harms nobody's contribution
+empty       a step in which nobody was drawn is noise of the full size
+noise       noise has the planned standard deviation (1 %) and is normal (Kolmogorov-Smirnov); two thirds and three
+            halves of it would be noticed
+untouched   no parameter, buffer or gradient of the network is changed
+=========== =======================================================================================================
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.stats import kstest
+from torch import Tensor
+
+from client.training.batches import Batch
+from client.training.per_patient import Network, OneByOne, PatientGradients
+from client.training.stand_ins import made_up_patient
+from shared.errors import ModelError
+from shared.plan import Plan
+from shared.privacy.clipping import Clip
+from shared.privacy.mechanism import noisy_mean
+from shared.privacy.noise import Noise, SecureNoise
+from shared.privacy.terms import Terms
+from shared.tasks.task import Task
+
+_PATIENTS = 4
+_DRAWS = 200_000
+"""Normals looked at: the standard error of their standard deviation is 0.16 %."""
+_STD_WITHIN = 0.01
+_LEAST_P = 1e-4
+_SLACK = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: its name, whether it passed, and what was found in one sentence."""
+
+    name: str
+    passed: bool
+    said: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is tested.
+
+    Attributes:
+        network: gradients are taken of it.
+        engine: makes them.
+        clip: the bound that the engine keeps.
+        patients: made-up ones; the first has two rows or more.
+        noise: hides them.
+    """
+
+    network: Network
+    engine: PatientGradients
+    clip: Clip
+    patients: Sequence[Batch]
+    noise: Noise
+
+    @classmethod
+    def of(cls, network: Network, engine: PatientGradients, task: Task, plan: Plan) -> Subject:
+        """Under ``plan``, with noise as it is used."""
+        assert plan.privacy.clip_norm is not None  # noqa: S101 - a plan with unit "patient" has one
+        rng, rows = np.random.default_rng(1), max(2, plan.privacy.images_per_patient * plan.privacy.views_per_image)
+        patients = [made_up_patient(task, plan, rows if place == 0 else 1, rng) for place in range(_PATIENTS)]
+        return cls(network, engine, Clip(plan.privacy.clip_norm, plan.privacy.clipping), patients, SecureNoise())
+
+    def sum(self, patients: Sequence[Batch]) -> Tensor:
+        """The engine's sum over ``patients``, shape (P,), float64."""
+        return self.engine(patients).values
+
+
+def run(subject: Subject) -> Iterator[Check]:
+    """All checks in the order of the table."""
+    before = _state(subject.network)
+    for name, check in CHECKS.items():
+        passed, said = check(subject)
+        yield Check(name, passed, said)
+    changed = sum(not torch.equal(one, other) for one, other in zip(before, _state(subject.network), strict=True))
+    yield Check("untouched", changed == 0, f"{changed} of {len(before)} tensors of the network changed")
+
+
+def require(subject: Subject) -> None:
+    """Raise ``ModelError`` ("self-test") for the first check that fails."""
+    for check in run(subject):
+        if not check.passed:
+            raise ModelError(
+                f"the privacy self-test {check.name} fails on this machine: {check.said}",
+                hint='set training.patient_gradients = "loop"; if it still fails, do not train here, and report it',
+                code="self-test",
+            )
+
+
+def _bound(subject: Subject) -> tuple[bool, str]:
+    everybody = subject.sum(subject.patients)
+    moved = [float((everybody - subject.sum(others)).norm()) for others in _without_one(subject.patients)]
+    return _within(max(moved), subject.clip.norm)
+
+
+def _scaled(subject: Subject) -> tuple[bool, str]:
+    return _within(max(_contributed(subject, _brighter(patient)) for patient in subject.patients), subject.clip.norm)
+
+
+def _exact(subject: Subject) -> tuple[bool, str]:
+    model = copy.deepcopy(subject.network.model).double()
+    reference = OneByOne(replace(subject.network, model=model, precision="float32"), subject.clip)
+    worst = 0.0
+    for patient in subject.patients:
+        wanted = reference([Batch(patient.images.double(), patient.targets)]).values
+        worst = max(worst, float((subject.sum([patient]) - wanted).norm() / wanted.norm().clamp_min(1e-30)))
+    allowed = subject.network.tolerance
+    return worst <= allowed, f"contributions are {worst:.1e} of their norm off double precision, {allowed:g} allowed"
+
+
+def _unit(subject: Subject) -> tuple[bool, str]:
+    return _within(_contributed(subject, _brighter(subject.patients[0])), subject.clip.norm)
+
+
+def _not_finite(subject: Subject) -> tuple[bool, str]:
+    first, *others = subject.patients
+    images = first.images.clone()
+    images[0] = math.nan
+    with_it, without = subject.sum([Batch(images, first.targets), *others]), subject.sum(others)
+    # Patients may share a pass with others than before, which changes the order of additions.
+    difference = float((with_it - without).norm())
+    allowed = subject.network.tolerance * subject.clip.norm
+    return difference <= allowed, f"a patient with NaN moves the sum by {difference:g}"
+
+
+def _empty(subject: Subject) -> tuple[bool, str]:
+    nobody = subject.sum([])
+    terms = _unit_terms(subject.clip)
+    noisy = noisy_mean(nobody, terms, subject.noise)
+    length = noisy.numel()
+    spread, allowed = float(noisy.pow(2).mean().sqrt()) / subject.clip.norm, 6 / math.sqrt(2 * length)
+    passed = not nobody.any() and abs(spread - 1) <= allowed
+    return passed, f"nobody's sum has noise of {spread:.4f} times the planned size over {length} coordinates"
+
+
+def _noise(subject: Subject) -> tuple[bool, str]:
+    found = noisy_mean(torch.zeros(_DRAWS, dtype=torch.float64), _unit_terms(subject.clip), subject.noise)
+    values = found.numpy() / subject.clip.norm
+    spread, noticed = float(values.std()), all(not is_normal(values * wrong) for wrong in (2 / 3, 3 / 2))
+    return is_normal(values) and noticed, f"noise has {spread:.4f} times the planned standard deviation"
+
+
+def is_normal(values: np.ndarray) -> bool:
+    """Whether values are standard normals as far as their spread and the Kolmogorov-Smirnov test can tell."""
+    return abs(float(values.std()) - 1) <= _STD_WITHIN and float(kstest(values, "norm").pvalue) >= _LEAST_P
+
+
+CHECKS: dict[str, Callable[[Subject], tuple[bool, str]]] = {
+    "bound": _bound,
+    "scaled": _scaled,
+    "exact": _exact,
+    "unit": _unit,
+    "not-finite": _not_finite,
+    "empty": _empty,
+    "noise": _noise,
+}
+
+
+def _within(moved: float, norm: float) -> tuple[bool, str]:
+    return moved <= norm * (1 + _SLACK), f"one patient moves the sum by {moved:.6g}, {norm:g} allowed"
+
+
+def _contributed(subject: Subject, patient: Batch) -> float:
+    return float(subject.sum([patient]).norm())
+
+
+def _without_one(patients: Sequence[Batch]) -> Iterator[list[Batch]]:
+    return ([*patients[:place], *patients[place + 1 :]] for place in range(len(patients)))
+
+
+def _brighter(patient: Batch) -> Batch:
+    return Batch(patient.images * 20, patient.targets)
+
+
+def _unit_terms(clip: Clip) -> Terms:
+    """Noise of one clip norm on a sum that is divided by 1."""
+    return Terms(1.0, 1.0, clip.norm, 1.0, 1, 1)
+
+
+def _state(network: Network) -> list[Tensor]:
+    gradients = [one.grad for one in network.model.parameters() if one.grad is not None]
+    return [one.detach().clone() for one in (*network.model.parameters(), *network.model.buffers(), *gradients)]
