@@ -3,7 +3,7 @@
     python benchmarks/private_evaluation.py            # the table, in about two minutes
 
 Patients of ``SITES`` sites, one image each; each site adds its own noise; one release for each epsilon. Two kinds of
-scores: confident (the positives' log odds lie 3 above the negatives', spread 2) and timid (all scores between .3 and .7).
+scores: confident (log odds of positives lie 3 above those of negatives, spread 2) and timid (most between .3 and .7).
 The difference is taken from the metric of the same patients without noise: list of scores for ranks, exact Dice.
 """
 

@@ -80,6 +80,11 @@ class Protected:
     workbench: Workbench
     guard: Guard
 
+    def require_ready(self) -> None:
+        """Refuse before the first round: terms that the plan cannot keep here, or a mechanism that fails its test."""
+        terms_for(self.workbench.plan, self.name)
+        self.workbench.require_tested()
+
     def train(self, request: Train) -> Update:
         """The private update of a round; raises ``BudgetError`` before anything is computed."""
         event = terms_for(self.workbench.plan, self.name).round_event()
@@ -92,7 +97,10 @@ class Protected:
             raise ProtocolError("the plan releases no statistics of training patients", code="not-in-plan")
         terms = statistics_terms(self.workbench.plan, request.split)
         claim = self.guard.claim(request, request.split, "statistics")
-        return cast("Measured", self._once(claim, terms.event(), lambda: self._statistics(request, terms, self.guard.noise(claim))))
+        return cast(
+            "Measured",
+            self._once(claim, terms.event(), lambda: self._statistics(request, terms, self.guard.noise(claim))),
+        )
 
     def _once(self, claim: Claim, event: Event, compute: Callable[[], Kept]) -> Kept:
         return from_bytes(self.guard.till.answer_once(claim, event, lambda: to_bytes(compute())))

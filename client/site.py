@@ -99,10 +99,8 @@ class Site:
         return self.workbench.plan.evaluation.release == "dp"
 
     def _welcome(self) -> Welcome:
-        if self._private or self._noised:
-            self._protected()
         if self._private:
-            self.workbench.require_tested()
+            self._protected().require_ready()
         return Welcome(self.workbench.fingerprint(), self.weight())
 
     def _protected(self) -> Protected:

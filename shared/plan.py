@@ -327,6 +327,8 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def _keeps_what_privacy_promises(self) -> Plan:
+        if self.privacy.unit == "none" and self.evaluation.release == "dp":
+            raise ValueError('evaluation.release = "dp" needs privacy.unit = "patient", which says how much noise')
         if self.privacy.unit == "patient":
             for broken, sentence in self._promises_broken():
                 if broken:
@@ -345,6 +347,7 @@ class Plan(Section):
             ),
             (self.training.gradient_clip is not None, "clips by patient: leave training.gradient_clip out"),
             (self.aggregation.proximal_mu > 0, "knows no proximal term: leave aggregation.proximal_mu out"),
+            (self.model.dropout > 0, "and model.dropout would draw one stream of random numbers for all patients"),
         )
 
     @property

@@ -37,12 +37,20 @@ def to_bytes(reply: Kept) -> bytes:
 
 
 def from_bytes(content: bytes) -> Kept:
-    """Inverse of ``to_bytes``; raises ``ProtocolError`` for bytes of another version."""
+    """Inverse of ``to_bytes``; raises ``ProtocolError`` for bytes of another version, or of no reply."""
     line, _, raw = content.partition(b"\n")
-    head: dict[str, Any] = json.loads(line)
+    head = _head(line)
     if head.pop("format", None) != _FORMAT:
         raise ProtocolError("a stored reply is of another version", hint="go on with the next round", code="format")
     kind = head.pop("kind")
     array, dtype = _ARRAYS[kind]
     head[array] = np.frombuffer(raw, dtype).astype(np.dtype(dtype).newbyteorder("="), copy=False)
     return _KINDS[kind](**head)
+
+
+def _head(line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

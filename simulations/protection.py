@@ -10,7 +10,7 @@ Promises
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,13 @@ def guard_for(site: str, folder: Path, cohort: Cohort, plan: Plan, noise: NoiseK
 
     till = Till(ledger, Replies(folder / REPLIES), _cap(plan), _now)
     return Guard(cohort.digest(), till, secure if noise == "secure" else seeded)
+
+
+def require_terms(plan: Plan, sites: Iterable[str]) -> None:
+    """Refuse a plan that cannot keep its promise at one of ``sites``; raises ``PlanError``."""
+    if plan.privacy.unit == "patient":
+        for site in sites:
+            terms_for(plan, site)
 
 
 def spent(site: str, folder: Path, cohort: Cohort, plan: Plan, noise: NoiseKind) -> Mapping[str, Any]:

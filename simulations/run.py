@@ -41,7 +41,7 @@ from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
 from simulations.federation import HOSPITALS, find_hospitals, require_source
 from simulations.progress import Advance, Stages
-from simulations.protection import NoiseKind, spent
+from simulations.protection import NoiseKind, require_terms, spent
 from simulations.scenario import Phantoms, Scenario
 from simulations.workers import OWN, SITES_DATA, Pool, Sites, SiteSpec, default_workers
 
@@ -111,6 +111,7 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
                 # Nothing was trained on these cohorts yet: a hospital may still be repaired.
                 forget(order.out)
             hospitals = find_hospitals(scenario, order.data, order.out, pool, stages)
+            require_terms(scenario.plan, [hospital.name for hospital in hospitals])
             cohorts = freeze_cohorts(hospitals, order.out, pool, stages, _page(scenario))
             specs = prepare_stores(cohorts, order.out, pool, stages)
             for remark in remarks(sites, specs):

@@ -5,6 +5,7 @@ Formal guarantee: adding or removing one patient moves ``ClippedSum.values`` by 
   forward and backward pass over that patient alone, so no other patient can be in it.
 - It is clipped before it is added (``shared.privacy.clipping``), in double precision.
 - The network is left as it was: parameters, buffers, gradients.
+- A network with dropout is refused: its patients would draw from one stream, and who is there would move the others.
 
 A patient with many rows is passed in pieces, and a piece that does not fit into memory is halved; gradients of pieces
 add up to the same mean. No per-sample gradients are needed, so any network whose images do not see each other will do.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from client.training.batches import Batch, pieces, to_device
 from client.training.device import autocast, halved, memory_format
+from shared.errors import ModelError
 from shared.models import trainable
 from shared.plan import Plan
 from shared.privacy.clipping import Clip, ClippedSum
@@ -86,6 +88,7 @@ class OneByOne:
     """The loop over patients."""
 
     def __init__(self, network: Network, clip: Clip) -> None:
+        require_no_dropout(network.model)
         self._network, self._clip = network, clip
         self._largest = 0
         """Rows of the largest piece that memory holds; 0 while none was too large."""
@@ -111,6 +114,18 @@ class OneByOne:
         parameters = self._network.parameters()
         found = torch.autograd.grad(loss, parameters, allow_unused=True)
         return torch.cat([flat(gradient, one) for gradient, one in zip(found, parameters, strict=True)])
+
+
+def require_no_dropout(model: nn.Module) -> None:
+    """Raise ``ModelError`` ("model-layers") where a layer draws random numbers in its forward pass."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:  # noqa: SLF001 - their common base
+            raise ModelError(
+                f"the layer {name or 'model'} ({type(module).__name__}) draws one stream of random numbers for all "
+                "patients, so that each would change what the others contribute",
+                hint="set model.dropout = 0: private training has noise enough",
+                code="model-layers",
+            )
 
 
 def flat(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:

@@ -58,23 +58,29 @@ class Sampler:
 
     def patient(self, number: int, positions: tuple[int, ...]) -> Batch | None:
         """One patient's batch of at most K x V rows; None without a usable image."""
-        try:
-            rows = [row for case, rng in self._cases(number, positions) for row in self._views(case, rng)]
-        except CaseError:
-            return None
+        rows = [row for case, rng in self._cases(number, positions) for row in self._views(case, rng)]
         if not rows:
             return None
         images, targets = zip(*rows, strict=True)
         return Batch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)))
 
     def _cases(self, number: int, positions: tuple[int, ...]) -> Iterator[tuple[Case, np.random.Generator]]:
-        """Up to K of the patient's cases, chosen by a stream that the first case's patient names."""
-        first = self.data.cases[positions[0]]
-        rng = self.streams(number, first.patient)
+        """Up to K of the patient's cases, chosen by a stream that their salted name gives."""
+        named = next(filter(None, map(self._case, positions)), None)
+        if named is None:
+            return
+        rng = self.streams(number, named.patient)
         most = self.plan.privacy.images_per_patient
         order = rng.permutation(len(positions))[:most] if len(positions) > most else np.arange(len(positions))
-        for place in order:
-            yield (first if place == 0 else self.data.cases[positions[place]]), rng
+        for case in (self._case(positions[place]) for place in order):
+            if case is not None:
+                yield case, rng
+
+    def _case(self, position: int) -> Case | None:
+        try:
+            return self.data.cases[position]
+        except CaseError:
+            return None
 
     def _views(self, case: Case, rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
         try:

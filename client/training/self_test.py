@@ -12,12 +12,12 @@ check       what must hold
 bound       leaving any one patient out moves the sum by at most the clip norm
 scaled      the same for a patient whose images are 20 times as bright
 exact       each patient's contribution is the clipped mean over their images, computed in double precision
-unit        a patient's images together, not each of them, are bounded by the clip norm
-not-finite  a patient with an image of NaN contributes nothing, and harms nobody's contribution
+unit        a patient's images together, not each of them, are bounded by the clip norm: the same image twice
+not-finite  a patient with an image of NaN contributes nothing, and harms nobody's contribution, in any company
 empty       a step in which nobody was drawn is noise of the full size
 noise       noise has the planned standard deviation (1 %) and is normal (Kolmogorov-Smirnov); two thirds and three
             halves of it would be noticed
-untouched   no parameter, buffer or gradient of the network is changed
+untouched   no parameter, buffer or gradient of the network is changed, nor what trains and in which mode
 =========== =======================================================================================================
 """
 
@@ -48,7 +48,8 @@ _PATIENTS = 4
 _DRAWS = 200_000
 """Normals looked at: the standard error of their standard deviation is 0.16 %."""
 _STD_WITHIN = 0.01
-_LEAST_P = 1e-4
+_LEAST_P = 1e-9
+"""A right generator fails once in 10**9 tests; a spread that is 1 % off still has a smaller p-value."""
 _SLACK = 1e-6
 
 
@@ -94,12 +95,13 @@ class Subject:
 
 def run(subject: Subject) -> Iterator[Check]:
     """All checks in the order of the table."""
-    before = _state(subject.network)
+    before, marks = _state(subject.network), _marks(subject.network)
     for name, check in CHECKS.items():
         passed, said = check(subject)
         yield Check(name, passed, said)
     changed = sum(not torch.equal(one, other) for one, other in zip(before, _state(subject.network), strict=True))
-    yield Check("untouched", changed == 0, f"{changed} of {len(before)} tensors of the network changed")
+    same = changed == 0 and marks == _marks(subject.network)
+    yield Check("untouched", same, f"{changed} of {len(before)} tensors of the network changed")
 
 
 def require(subject: Subject) -> None:
@@ -116,7 +118,9 @@ def require(subject: Subject) -> None:
 def _bound(subject: Subject) -> tuple[bool, str]:
     everybody = subject.sum(subject.patients)
     moved = [float((everybody - subject.sum(others)).norm()) for others in _without_one(subject.patients)]
-    return _within(max(moved), subject.clip.norm)
+    # Others are rounded differently in another company, at right angles to the patient: such differences add squared.
+    rounding = len(moved) * subject.network.tolerance**2
+    return _within(max(moved), subject.clip.norm * (1 + rounding))
 
 
 def _scaled(subject: Subject) -> tuple[bool, str]:
@@ -135,18 +139,27 @@ def _exact(subject: Subject) -> tuple[bool, str]:
 
 
 def _unit(subject: Subject) -> tuple[bool, str]:
-    return _within(_contributed(subject, _brighter(subject.patients[0])), subject.clip.norm)
+    first = _brighter(subject.patients[0])
+    places = [0] * len(first)
+    return _within(_contributed(subject, Batch(first.images[places], first.targets[places])), subject.clip.norm)
 
 
 def _not_finite(subject: Subject) -> tuple[bool, str]:
-    first, *others = subject.patients
-    images = first.images.clone()
+    found = [_moved_by_nan(subject, place) for place in range(len(subject.patients))]
+    # NaN fails every comparison, and must fail this one.
+    passed = all(moved <= subject.network.tolerance * subject.clip.norm for moved in found)
+    return passed, f"a patient with NaN moves the sum by {max(found, key=_badness):g}"
+
+
+def _moved_by_nan(subject: Subject, place: int) -> float:
+    patient, others = subject.patients[place], [*subject.patients[:place], *subject.patients[place + 1 :]]
+    images = patient.images.clone()
     images[0] = math.nan
-    with_it, without = subject.sum([Batch(images, first.targets), *others]), subject.sum(others)
-    # Patients may share a pass with others than before, which changes the order of additions.
-    difference = float((with_it - without).norm())
-    allowed = subject.network.tolerance * subject.clip.norm
-    return difference <= allowed, f"a patient with NaN moves the sum by {difference:g}"
+    return float((subject.sum([Batch(images, patient.targets), *others]) - subject.sum(others)).norm())
+
+
+def _badness(moved: float) -> float:
+    return math.inf if math.isnan(moved) else moved
 
 
 def _empty(subject: Subject) -> tuple[bool, str]:
@@ -206,3 +219,8 @@ def _unit_terms(clip: Clip) -> Terms:
 def _state(network: Network) -> list[Tensor]:
     gradients = [one.grad for one in network.model.parameters() if one.grad is not None]
     return [one.detach().clone() for one in (*network.model.parameters(), *network.model.buffers(), *gradients)]
+
+
+def _marks(network: Network) -> list[bool]:
+    modes = [module.training for module in network.model.modules()]
+    return modes + [one.requires_grad for one in network.model.parameters()]

@@ -9,14 +9,17 @@ Refused, with the layer's name, rather than computed wrongly:
 
 ============================================  ====================================================================
 a parameter outside the layers of the table   a transformer's table of relative positions
-dropout                                       rows of a pass would share one stream of random numbers
+dropout                                       rows of a pass would share one stream of random numbers (so in the loop)
 an input that the network changes in place    seen by the version that autograd counts, at the backward pass
 anything else                                 ``agrees_with`` compares each parameter with the loop on random images
 ============================================  ====================================================================
+
+What memory does not hold is passed in halves: fewer patients first, then fewer rows of one patient.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,15 +28,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from client.training.batches import Batch
+from client.training.batches import Batch, pieces
 from client.training.device import halved
 from client.training.layer_rules import Rule, rule_for
-from client.training.per_patient import Network
+from client.training.per_patient import Network, require_no_dropout
 from shared.errors import ModelError
 from shared.privacy.clipping import Clip, ClippedSum
 
 _GRADIENT_BYTES = 2**28
 """Most memory for single patients' gradients at a time: 16 patients of a network with 4 million parameters."""
+
+_NEGLIGIBLE = 1e-6
+"""Of the whole gradient: a parameter that moves less is rounding, such as a bias that a normalisation subtracts."""
 
 
 class SideBySide:
@@ -51,43 +57,57 @@ class SideBySide:
             some = waiting[len(batch)]
             some.append(batch)
             if len(some) >= self._patients_at_once(len(batch)):
-                self._add(total, waiting.pop(len(batch)))
+                total.add(self.gradients(waiting.pop(len(batch))))
         for some in waiting.values():
-            self._add(total, some)
+            total.add(self.gradients(some))
         return total
 
     def _patients_at_once(self, rows: int) -> int:
         parameters = sum(parameter.numel() for parameter in self._network.parameters())
         return max(1, min(self._largest // rows, _GRADIENT_BYTES // (4 * parameters)))
 
-    def _add(self, total: ClippedSum, patients: list[Batch]) -> None:
-        """Add patients with the same number of rows; where memory does not hold them, in halves."""
-        try:
-            found = self.gradients(patients)
-        except torch.OutOfMemoryError:
-            self._largest = halved(len(patients), self._network.device) * len(patients[0])
-            for half in (patients[: len(patients) // 2], patients[len(patients) // 2 :]):
-                self._add(total, half)
-            return
-        total.add(found)
-
     def gradients(self, patients: list[Batch]) -> Tensor:
         """Mean gradient of each patient, all with the same number of rows: shape (N, P), float32."""
+        while True:
+            try:
+                return self._in_passes(patients)
+            except torch.OutOfMemoryError:
+                # The next try is outside this block: until it ends, the error keeps the failed pass in memory.
+                tried = min(self._largest, len(patients) * len(patients[0]))
+                self._largest = halved(tried, self._network.device)
+
+    def _in_passes(self, patients: list[Batch]) -> Tensor:
         rows = len(patients[0])
-        joined = Batch(torch.cat([one.images for one in patients]), torch.cat([one.targets for one in patients]))
-        with _recording(self._layers, len(patients)) as found:
-            losses = self._network.losses(joined)
+        some = self._patients_at_once(rows)
+        groups = [_joined(patients[start : start + some]) for start in range(0, len(patients), some)]
+        found = [self._group(group, rows) for group in groups]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _group(self, joined: Batch, rows: int) -> Tensor:
+        """Several patients in one pass, or one patient in as many as memory needs: (N, P)."""
+        patients = len(joined) // rows
+        parts = pieces(joined, len(joined) if patients > 1 else self._largest)
+        return functools.reduce(Tensor.add_, (self._pass(part, patients, rows) for part in parts))
+
+    def _pass(self, part: Batch, patients: int, rows: int) -> Tensor:
+        with _recording(self._layers, patients) as found:
+            losses = self._network.losses(part)
             if losses.requires_grad:
                 (losses.sum() / rows).backward()  # type: ignore[no-untyped-call]
-        parts = [found.get(parameter, (len(patients), parameter)) for parameter in self._network.parameters()]
+        parts = [found.get(parameter, (patients, parameter)) for parameter in self._network.parameters()]
         return torch.cat(parts, dim=1)
 
     def agrees_with(self, others: Tensor, patients: list[Batch], tolerance: float) -> bool:
         """Whether each parameter's gradients are those in ``others``, (N, P), but for ``tolerance`` of their norm."""
         sizes = [parameter.numel() for parameter in self._network.parameters()]
         ours, theirs = torch.split(self.gradients(patients), sizes, dim=1), torch.split(others, sizes, dim=1)
-        bound = [float(their.norm()) * tolerance + 1e-9 for their in theirs]
+        least = float(others.norm()) * _NEGLIGIBLE
+        bound = [float(their.norm()) * tolerance + least for their in theirs]
         return all(float((our - their).norm()) <= most for our, their, most in zip(ours, theirs, bound, strict=True))
+
+
+def _joined(patients: list[Batch]) -> Batch:
+    return Batch(torch.cat([one.images for one in patients]), torch.cat([one.targets for one in patients]))
 
 
 _Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
@@ -121,10 +141,9 @@ class _Found:
 
 
 def _layers(model: nn.Module) -> list[_Layer]:
+    require_no_dropout(model)
     found = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:  # noqa: SLF001 - their common base
-            raise _refusal(name, module, "draws one stream of random numbers for all patients")
         trained = {key: one for key, one in module.named_parameters(recurse=False) if one.requires_grad}
         if not trained:
             continue

@@ -60,7 +60,8 @@ class ClippedSum:
 
     def add(self, gradients: Tensor) -> None:
         """Clip and add one gradient for each patient, shape (N, P), float32."""
-        norms = torch.linalg.vector_norm(gradients, dim=1, dtype=torch.float64)
+        # One by one: all at once, torch would first write all of them in double precision.
+        norms = torch.stack([torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients])
         for gradient, norm, factor in zip(gradients, norms.tolist(), self._clip.factors(norms).tolist(), strict=True):
             if norm < float("inf"):  # false for NaN too
                 self.values.add_(gradient, alpha=factor)  # promoted to double, value by value

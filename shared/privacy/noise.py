@@ -3,6 +3,7 @@
 Promises
 - ``SecureNoise`` draws from AES-256 in counter mode (NIST SP 800-38A) under a key that the operating system drew for
   this object alone. Without the key its output cannot be told from chance, so nobody can subtract the noise again.
+  A process that was forked draws a key of its own: two with one key would give the same noise twice.
 - A normal is made of 106 random bits by Box and Muller's transform (Ann. Math. Stat. 29(2), 1958) in double precision;
   no value lies beyond 8.7 standard deviations, which happens by chance once in 10**17 draws.
 - A coin falls with the rate asked for to within 2**-53.
@@ -48,6 +49,10 @@ class SecureNoise:
     """Noise and coins from AES-256-CTR under a fresh key of the operating system."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._stream = Cipher(AES256(os.urandom(32)), CTR(bytes(16))).encryptor()
 
     def normal(self, size: int) -> Reals:
@@ -64,6 +69,8 @@ class SecureNoise:
 
     def _uniforms(self, count: int) -> Reals:
         """Multiples of 2**-53 in (0, 1], shape (count,)."""
+        if os.getpid() != self._process:
+            self._begin()
         words = np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64)
         return ((words >> np.uint64(11)) + 1.0) * 2.0**-53
 

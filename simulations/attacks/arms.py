@@ -22,7 +22,7 @@ Kind = Literal["control", "plain", "private"]
 
 DEFAULTS = (Promise(8.0, 1e-4), Promise(1.0, 1e-4))
 CLIP_NORM = 1.0
-CONTROL_ROUNDS = 4
+CONTROL_ROUNDS = 3
 """How many times as long the control trains."""
 
 _SITE = "attacked"

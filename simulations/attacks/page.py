@@ -1,3 +1,5 @@
 """stub"""
+
+
 def render(found):
     return "stub"

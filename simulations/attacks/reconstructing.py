@@ -71,9 +71,7 @@ def reconstruct(sites: Sites, specs: Sequence[SiteSpec], wish: Wish, initial: Ve
     return [_of_arm(bench, victim, wish, arm, (truth, guess)) for arm in wish.arms]
 
 
-def _of_arm(
-    bench: Workbench, victim: Victim, wish: Wish, arm: Arm, images: tuple[Tensor, Tensor]
-) -> Reconstruction:
+def _of_arm(bench: Workbench, victim: Victim, wish: Wish, arm: Arm, images: tuple[Tensor, Tensor]) -> Reconstruction:
     truth, guess = images
     low, high = grey_range(bench.plan)
     names = ("attack", "inversion", wish.network, wish.number)

@@ -2,10 +2,8 @@
 
 import json
 import os
-import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,10 +12,12 @@ import pytest
 from client import site_folder
 from client.governance import policy
 from client.governance.audit import verify
+from client.governance.ledger import Ledger
 from client.governance.policy import Policy
 from client.settings import template
 from client.site_folder import STORE_KEY, SiteFolder
 from shared.crypto.key_files import write_secret
+from shared.durable import replace_file
 from shared.errors import PolicyError, SiteDataError
 
 NOW = datetime(2025, 3, 1, tzinfo=UTC)
@@ -115,13 +115,28 @@ def test_wrong_settings_make_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "site").exists()
 
 
-@pytest.mark.parametrize("step", ["write_secret", "fsync_folder", "ledger"])
+@pytest.mark.parametrize("step", ["write_secret", "replace_file", "ledger"])
 def test_what_fails_halfway_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     target = (site_folder.ledger, "create") if step == "ledger" else (site_folder, step)
     monkeypatch.setattr(*target, full)
+    with pytest.raises(OSError, match="No space"):
+        made(tmp_path / "site")
+    assert everything(tmp_path / "site") == set()
+
+
+def test_a_site_whose_settings_cannot_be_written_keeps_no_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(path: Path, content: bytes) -> None:
+        if path.name == "site.toml":
+            assert (path.parent / "policy.toml").is_file()
+            raise OSError(28, "No space left on device")
+        replace_file(path, content)
+
+    monkeypatch.setattr(site_folder, "replace_file", once)
     with pytest.raises(OSError, match="No space"):
         made(tmp_path / "site")
     assert everything(tmp_path / "site") == set()
@@ -135,8 +150,7 @@ def test_no_two_sites_have_a_key_in_common(site: SiteFolder, tmp_path: Path) -> 
 
 
 def test_the_ledger_of_a_new_site_is_empty(site: SiteFolder) -> None:
-    with closing(sqlite3.connect(site.path / "ledger.sqlite")) as connection:
-        assert connection.execute("select count(*) from events").fetchone() == (0,)
+    assert Ledger.open(site.path / "ledger.sqlite").cohorts() == ()
 
 
 def test_the_first_line_of_the_audit_log_says_which_key_the_site_was_made_with(site: SiteFolder) -> None:

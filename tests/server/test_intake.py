@@ -8,12 +8,19 @@ import pytest
 from tiny_federation import tiny_plan
 
 from client.workbench import Workbench
-from server.intake import Admission, Intake, Measurements, Updates, judge
-from shared.errors import ProtocolError, UpdateRejected
+from server.intake import Admission, Intake, Measurements, NoisedMeasurements, Updates, judge, measurements
+from shared.errors import PlanError, ProtocolError, UpdateRejected
 from shared.evaluation.additive import Statistics, collect
+from shared.evaluation.estimates import Noised
+from shared.evaluation.private_classification import observe_exclusive
 from shared.fixed_point import resolution
 from shared.messages import Measured, Refusal, Reply, Update, Welcome
+from shared.plan import from_document
 from shared.preprocessing.image import Case
+from shared.privacy.noise import UnsafeSeededNoise
+from shared.privacy.statistics import noised
+from shared.privacy.terms import statistics_terms
+from shared.tasks.task import private_measures
 
 PLAN = tiny_plan()
 BENCH = Workbench.for_plan(PLAN)
@@ -177,3 +184,95 @@ def test_a_defect_of_ours_is_not_taken_for_a_bad_reply() -> None:
 
     with pytest.raises(ZeroDivisionError):
         judge(Broken(), "aachen", REFUSAL)
+
+
+# --- statistics with noise -------------------------------------------------------------------------------------------
+
+
+PRIVATE = private_measures(BENCH.task).schema
+
+
+def noisy(right: int, seed: int, multiplier: float = 0.5) -> Measured:
+    """Patients who are all classified right, or all wrong, with noise."""
+    sure = [np.array([1 - number % 2, number % 2], np.float32) for number in range(abs(right))]
+    observed = [
+        (f"{seed}-{number}", observe_exclusive(scores, number % 2 if right > 0 else 1 - number % 2))
+        for number, scores in enumerate(sure)
+    ]
+    counts = noised(PRIVATE.collect(observed), PRIVATE.sensitivity, multiplier, UnsafeSeededNoise(seed))
+    return Measured(counts, PRIVATE.digest())
+
+
+def test_statistics_with_noise_add_up_to_estimates_that_state_their_errors() -> None:
+    intake = NoisedMeasurements(PRIVATE, 0.5)
+    intake.take("aachen", noisy(300, 1))
+    intake.take("bergen", noisy(-100, 2))
+    block: Any = intake.result().block(BENCH.task)
+    found = block["pooled"]["accuracy"]
+    assert found["value"] == pytest.approx(300 / 400, abs=4 * found["error"]["noise"])
+    assert found["low"] < 0.75 < found["high"]
+    assert found["n_patients"] == pytest.approx(400, abs=20)
+    assert (block["sites"], block["macro"], block["worst"]) == ({}, {}, {})
+
+
+def test_the_noise_of_a_sum_grows_with_the_number_of_sites_that_answered() -> None:
+    intake = NoisedMeasurements(PRIVATE, 0.5)
+    stds = []
+    for number, site in enumerate(("aachen", "bergen", "coimbra", "dublin")):
+        intake.take(site, noisy(10, number))
+        pooled = intake.result().pooled
+        assert isinstance(pooled, Noised)
+        stds.append(pooled.noise_std)
+    assert stds == pytest.approx([0.5 * PRIVATE.sensitivity * np.sqrt(sites) for sites in (1, 2, 3, 4)])
+
+
+def test_nothing_of_a_single_site_is_kept_where_statistics_have_noise() -> None:
+    intake = NoisedMeasurements(PRIVATE, 0.5)
+    intake.take("aachen", noisy(10, 1))
+    assert intake.result().sites == {}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [measured(3, 1), REFUSAL, Measured(np.zeros(3, np.int64), PRIVATE.digest())],
+    ids=["exact", "none", "short"],
+)
+def test_an_answer_that_is_not_of_the_noisy_definition_adds_neither_patients_nor_noise(wrong: Reply) -> None:
+    intake = NoisedMeasurements(PRIVATE, 0.5)
+    intake.take("aachen", noisy(10, 1))
+    refused(intake, wrong, "bergen")
+    pooled = intake.result().pooled
+    np.testing.assert_array_equal(pooled.counts, noisy(10, 1).counts)
+    assert isinstance(pooled, Noised)
+    assert pooled.noise_std == 0.5 * PRIVATE.sensitivity
+
+
+PRIVATE_PLAN = from_document(
+    {
+        **PLAN.model_dump(mode="json", exclude_none=True),
+        "privacy": {"unit": "patient", "epsilon": 4.0, "delta": 1e-4, "clip_norm": 1.0, "public_patients": 12},
+        "evaluation": {"every": 1, "release": "dp"},
+    }
+)
+
+
+def test_what_counts_depends_on_what_the_plan_releases() -> None:
+    exact, private = (measurements(BENCH.task, plan, "test") for plan in (PLAN, PRIVATE_PLAN))
+    assert isinstance(exact, Measurements)
+    assert isinstance(private, NoisedMeasurements)
+    private.take("aachen", noisy(10, 1))
+    assert private.result().pooled.noise_std == statistics_terms(PRIVATE_PLAN, "test").noise_multiplier
+
+
+def test_every_round_of_validation_has_more_noise_than_the_one_test() -> None:
+    stds = []
+    for split in ("validation", "test"):
+        intake = measurements(BENCH.task, PRIVATE_PLAN, split)  # type: ignore[arg-type]
+        intake.take("aachen", noisy(10, 1))
+        stds.append(intake.result().pooled.noise_std)
+    assert stds[0] > 1.3 * stds[1]
+
+
+def test_a_task_without_bounded_statistics_cannot_be_measured_with_noise() -> None:
+    with pytest.raises(PlanError, match="needs statistics with a bound, and the task classification has none"):
+        measurements(dataclasses.replace(BENCH.task, private=None), PRIVATE_PLAN, "test")
