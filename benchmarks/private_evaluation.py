@@ -1,6 +1,6 @@
 """How far metrics from noisy sums are from those of all patients in one room.
 
-    python benchmarks/private_evaluation.py            # the table, in about two minutes
+    python benchmarks/private_evaluation.py            # the table, in a few minutes
 
 Patients of ``SITES`` sites, one image each; each site adds its own noise; one release for each epsilon. Two kinds of
 scores: confident (log odds of positives lie 3 above those of negatives, spread 2) and timid (most between .3 and .7).

@@ -6,19 +6,23 @@ Promises
 - Setting one up checks what can be checked without data: task, network, image size, frozen parts, memory. A plan that
   promises a protection which this version does not have is refused: nobody trains without it unawares.
 - Before the first private round the mechanism is tested on this machine with this network and this layout
-  (``client.training.self_test``); what fails refuses to train.
+  (``client.training.self_test``), and audited with canaries (``client.training.canary``) where that takes a minute at
+  most; what fails refuses to train.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
+from client.data.progress import Progress, silent
+from client.training import canary, engines, self_test
 from client.training import device as devices
-from client.training import engines, self_test
 from client.training.per_patient import Network, PatientGradients
 from shared import fingerprint, models, tasks
 from shared.arrays import ParameterSchema, read_vector, schema_of, write_vector
@@ -27,6 +31,9 @@ from shared.fixed_point import quantise
 from shared.messages import Update, Vector
 from shared.plan import Plan
 from shared.tasks.task import Task
+
+_AUDIT_AT_MOST_S = 60.0
+"""A coordinator waits for the first answer; ``consilium-site self-test`` takes its time."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,15 @@ class Workbench:
         """Test the private mechanism here, once; raises ``ModelError`` ("self-test") where a check fails."""
         _ = self._tested
 
+    def checks(self, audit_at_most_s: float = math.inf, progress: Progress = silent) -> Iterator[self_test.Check]:
+        """Test the private mechanism here; ``progress`` is that of the audit, which can take longer than the rest."""
+        network, engine = self._network(), self.patient_gradients
+        yield from self_test.run(self_test.Subject.of(network, engine, self.task, self.plan))
+        yield canary.check(canary.Trial.of(network, engine, self.task, self.plan), audit_at_most_s, progress)
+
     @cached_property
     def _tested(self) -> None:
-        self_test.require(self_test.Subject.of(self._network(), self.patient_gradients, self.task, self.plan))
+        self_test.require_passed(self.checks(_AUDIT_AT_MOST_S))
 
     def _network(self) -> Network:
         return Network.of(self.model, self.task, self.plan, self.device)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from server.aggregation.exact import CountSum, ExactSum, Total
 from shared.errors import ConsiliumError, ProtocolError, UpdateRejected
@@ -20,9 +20,10 @@ from shared.evaluation.design import PrivateSchema
 from shared.evaluation.estimates import Noised, estimates_block
 from shared.evaluation.summary import final_block, summarise
 from shared.fingerprint import Fingerprint, differences
-from shared.messages import Measured, Refusal, Reply, Split, Update, Welcome
+from shared.messages import Measured, Refusal, Reply, Update, Welcome
 from shared.plan import FixedPoint, Plan
 from shared.privacy.statistics import summed_std
+from shared.privacy.terms import statistics_terms
 from shared.tasks.task import Task, private_measures
 
 Kind = TypeVar("Kind", Welcome, Update, Measured)
@@ -134,12 +135,10 @@ class NoisedMeasurements:
         return Measurement(Noised(self._schema, self._sum.total(), noise_std))
 
 
-def measurements(task: Task, plan: Plan, split: Split) -> Measurements | NoisedMeasurements:
+def measurements(task: Task, plan: Plan, split: Literal["validation", "test"]) -> Measurements | NoisedMeasurements:
     """The intake for what ``plan`` releases of ``split``; raises ``PlanError`` where the task cannot be so measured."""
     if plan.evaluation.release != "dp":
         return Measurements(task.schema, plan.evaluation.release)
-    from shared.privacy.terms import statistics_terms  # noqa: PLC0415 - accountants take seconds to import
-
     return NoisedMeasurements(private_measures(task).schema, statistics_terms(plan, split).noise_multiplier)
 
 

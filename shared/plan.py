@@ -20,23 +20,12 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from shared.errors import PlanError
 from shared.plan_errors import describe
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Extent = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
-
-
-class Section(BaseModel):
-    """A table of the plan: frozen, and closed to keys it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+from shared.plan_preprocessing import Preprocessing
+from shared.plan_section import Count, Extent, Fraction, Momentum, NonNegative, Positive, Section
 
 
 class Header(Section):
@@ -65,84 +54,6 @@ class Data(Section):
             raise ValueError("train_fraction + validation_fraction must leave patients for testing (sum below 1)")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes must differ from each other")
-        return self
-
-
-class ZScore(Section):
-    """Subtract the image's own mean, divide by its own standard deviation, channel by channel."""
-
-    kind: Literal["zscore-per-image"] = "zscore-per-image"
-
-
-class Window(Section):
-    """Map ``[low, high]`` (for CT: Hounsfield units) linearly to [-1, 1] and clip."""
-
-    kind: Literal["window"]
-    low: float
-    high: float
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Window:
-        if not self.low < self.high:
-            raise ValueError("window needs low < high")
-        return self
-
-
-class Percentile(Section):
-    """Map the image's own percentiles linearly to [-1, 1] and clip, channel by channel."""
-
-    kind: Literal["percentile"]
-    low: Annotated[float, Field(ge=0, lt=100)] = 0.5
-    high: Annotated[float, Field(gt=0, le=100)] = 99.5
-
-
-class LocalContrast(Section):
-    """Subtract a Gaussian local mean, divide by a Gaussian local standard deviation (in stored pixels)."""
-
-    kind: Literal["local-contrast"]
-    sigma_px: Positive
-
-
-Intensity = Annotated[ZScore | Window | Percentile | LocalContrast, Field(discriminator="kind")]
-
-
-class NoCrop(Section):
-    """Keep the whole image."""
-
-    kind: Literal["none"] = "none"
-
-
-class ForegroundCrop(Section):
-    """Crop to the bounding box of everything brighter than ``threshold`` of the image's range (a fundus disc)."""
-
-    kind: Literal["foreground"]
-    threshold: Fraction = 0.1
-
-
-class LesionCrop(Section):
-    """Crop to the bounding box of the mask, grown on every side by ``margin`` of the box's longer side."""
-
-    kind: Literal["lesion"]
-    margin: NonNegative = 0.25
-
-
-Crop = Annotated[NoCrop | ForegroundCrop | LesionCrop, Field(discriminator="kind")]
-
-
-class Preprocessing(Section):
-    """``[preprocessing]``: one canonical image in, one network input out. Only public or per-image constants."""
-
-    size: Extent
-    spacing_mm: Literal["native"] | Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)] = "native"
-    fit: Literal["crop-pad", "letterbox", "stretch"] = "crop-pad"
-    colour: Literal["grey", "green", "rgb"] = "grey"
-    crop: Crop = NoCrop()
-    intensity: Intensity = ZScore()
-
-    @model_validator(mode="after")
-    def _same_dimensions(self) -> Preprocessing:
-        if self.spacing_mm != "native" and len(self.spacing_mm) != len(self.size):
-            raise ValueError(f"spacing_mm has {len(self.spacing_mm)} axes but size has {len(self.size)}")
         return self
 
 
@@ -213,7 +124,7 @@ class Aggregation(Section):
 
     method: Literal["fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi"] = "fedavg"
     weights: Literal["equal", "public", "patients"] = "equal"
-    public_weights: dict[str, Annotated[int, Field(ge=1, le=1_000_000)]] = {}
+    public_weights: dict[str, Annotated[int, Field(ge=1, le=1_000_000)]] = {}  # noqa: RUF012 - pydantic copies it
     server_learning_rate: Positive = 1.0
     server_momentum: Momentum = 0.9
     beta_1: Momentum = 0.9

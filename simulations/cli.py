@@ -119,6 +119,41 @@ def compare_command(
         Console().print(comparison_tables(comparison))
 
 
+@app.command("attack")
+def attack_command(
+    scenario: Name,
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="Folder. [default: runs/attack-SCENARIO-seedN]")] = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    change: Changes = None,
+    shadows: Annotated[int, typer.Option(min=6, help="Models trained in each arm.")] = 16,
+    images: Annotated[int, typer.Option(min=1, help="Images looked for in gradients.")] = 3,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Attack a scenario's patients, with and without privacy."""
+    from simulations import scenario as scenarios
+    from simulations.attacks import compare, words
+
+    found = scenarios.load(scenario, tuple(change or ()), seed)
+    order = compare.Order(
+        out=out or Path("runs") / f"attack-{found.name}-seed{found.plan.plan.seed}",
+        data=data,
+        workers=workers,
+        models=shadows,
+        images=images,
+        existing="overwrite" if overwrite else "refuse",
+        command=shlex.join(["consilium-sim", *sys.argv[1:]]),
+    )
+    compared = compare.attack(found, order, Terminal(Console(stderr=True)))
+    if as_json:
+        typer.echo((order.out / compare.DOCUMENT).read_text(encoding="utf-8"), nl=False)
+    else:
+        typer.echo("\n".join([*words.lead(compared), words.control(compared)]))
+        typer.echo(f"page: {order.out / compare.PAGE}", err=True)
+
+
 @app.command("privacy")
 def privacy_command(
     plan: Annotated[str, typer.Argument(help="A plan or a scenario (a .toml file, or a built-in name).")],

@@ -86,10 +86,11 @@ def permits_now(policy: Policy, at: datetime) -> Refusal | None:
     if hours.open_at(at):
         return None
     shown = hours.local(at)
+    clock = f"{DAYS[shown.weekday()]} {shown:%H:%M}"
     return Refusal(
-        "hours.windows",
-        f"{FILE} [hours] windows refuses this time: it is {DAYS[shown.weekday()]} {shown:%H:%M} in {hours.zone}",
-        f"permitted: {', '.join(map(str, hours.windows))}",
+        rule="hours.windows",
+        sentence=f"{FILE} [hours] windows refuses this time: it is {clock} in {hours.zone}",
+        hint=f"permitted: {', '.join(map(str, hours.windows))}",
     )
 
 
@@ -100,9 +101,9 @@ def permits_sender(policy: Policy, sender: str, enrolled: str | None = None) -> 
         return None
     reason = f"it is none of the {len(leads)} keys that may ask" if leads else "this site has enrolled with no lead"
     return Refusal(
-        "who.leads",
-        f"{FILE} [who] leads refuses this sender: {reason}",
-        "compare the key's fingerprint with the lead's by telephone before adding it to leads",
+        rule="who.leads",
+        sentence=f"{FILE} [who] leads refuses this sender: {reason}",
+        hint="compare the key's fingerprint with the lead's by telephone before adding it to leads",
     )
 
 

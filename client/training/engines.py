@@ -2,7 +2,8 @@
 
 Promises
 - An engine is used only after it has given the loop's gradients, parameter by parameter, for made-up patients of this
-  plan on this device. One that does not is refused if it was asked for, and passed over if it was not.
+  plan on this device, up to what rounding does to the loop's own. One that does not is refused if it was asked for, and
+  passed over if it was not.
 - The choice depends on the plan, the network and the device; nobody's images are looked at.
 """
 
@@ -26,6 +27,8 @@ from shared.tasks.task import Task
 _TRIED = 4
 """Patients of a trial; more take longer and say the same."""
 _REPEATED = 2
+_UNREACHED = Clip(1e12)
+"""A sum over one patient is then that patient's gradient."""
 
 
 def chosen(network: Network, task: Task, plan: Plan) -> PatientGradients:
@@ -58,16 +61,21 @@ def checked(network: Network, clip: Clip, plan: Plan, patients: list[Batch]) -> 
     """The vectorised engine, once it has given the loop's gradients; raises ``ModelError`` ("model-layers")."""
     rows = max(plan.training.patients_per_step, len(patients[0]))
     engine = SideBySide(network, clip, rows)
-    # A norm that nothing reaches: a sum over one patient is then that patient's gradient.
-    unclipped = OneByOne(network, Clip(1e12))
-    alone = torch.stack([unclipped([patient]).values for patient in patients]).float()
-    if not engine.agrees_with(alone, patients, network.tolerance):
+    unclipped = OneByOne(network, _UNREACHED)
+    rounded = torch.stack([unclipped([patient]).values for patient in patients])
+    if not engine.agrees_with(_exact(network, patients), rounded, patients, network.tolerance):
         raise ModelError(
             "gradients of single patients differ from those of one patient at a time",
             hint='set training.patient_gradients = "loop", and report this network',
             code="model-layers",
         )
     return engine
+
+
+def _exact(network: Network, patients: list[Batch]) -> torch.Tensor:
+    """Gradients of each patient in double precision, shape (N, P)."""
+    loop = OneByOne(network.in_double_precision(), _UNREACHED)
+    return torch.stack([loop([Batch(patient.images.double(), patient.targets)]).values for patient in patients])
 
 
 def _seconds(engine: Callable[[list[Batch]], object], patients: list[Batch], network: Network) -> float:

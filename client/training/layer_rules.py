@@ -6,8 +6,8 @@ Promises
 - Convolutions of N patients are one convolution with N times as many groups (Rochette et al. 2019, arXiv:1912.06015,
   section 3), which a CPU does in the time of about one and a half plain ones; a transposed convolution is a convolution
   whose input and output gradient change places.
-- ``rule_for`` knows layers by their exact type. What is not in the table, or pads with anything but zeros, has no rule:
-  a subclass may compute something else.
+- ``rule_for`` knows layers by their exact type: a subclass may compute something else. What is not in the table, pads
+  with anything but zeros, or pads its output by a stride or more, has no rule.
 
 Every rule is compared with automatic differentiation of one patient at a time (tests/client/test_training_engines.py).
 """
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 Rule = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Tensor]]
 """(layer, inputs (R, ...), gradients of outputs (R, ...), patients N of R / N rows each) -> gradients by name."""
@@ -30,6 +31,10 @@ Rule = Callable[[nn.Module, Tensor, Tensor, int], dict[str, Tensor]]
 def rule_for(layer: nn.Module) -> Rule | None:
     """The rule of a layer, or None where there is none that is known to be right."""
     if getattr(layer, "padding_mode", "zeros") != "zeros" or isinstance(getattr(layer, "padding", 0), str):
+        return None
+    if isinstance(layer, _TRANSPOSED) and any(
+        more >= step for more, step in zip(layer.output_padding, layer.stride, strict=True)
+    ):
         return None
     return RULES.get(type(layer))
 
@@ -71,7 +76,10 @@ def _prelu(layer: nn.Module, inputs: Tensor, gradients: Tensor, patients: int) -
     assert isinstance(layer, nn.PReLU)  # noqa: S101 - the table says so
     # Row by row, so that a row stays in cache; a dot product in single precision loses digits over so many voxels.
     by_channel = torch.stack(
-        [(row.clamp(max=0) * change).flatten(1).sum(dim=1) for row, change in zip(inputs, gradients, strict=True)]
+        [
+            (row.clamp(max=0) * change).reshape(len(row), -1).sum(dim=1)
+            for row, change in zip(inputs, gradients, strict=True)
+        ]
     )
     slopes = by_channel if layer.weight.numel() > 1 else by_channel.sum(dim=1, keepdim=True)
     return {"weight": _by_patient(slopes, patients)}

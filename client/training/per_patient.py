@@ -13,9 +13,10 @@ add up to the same mean. No per-sample gradients are needed, so any network whos
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -59,6 +60,10 @@ class Network:
         """What rounding may do to a gradient, relative to its norm; a missing term is far larger."""
         exact = self.device.type == "cpu" and self.precision != "bfloat16"
         return 1e-3 if exact else 5e-2
+
+    def in_double_precision(self) -> Network:
+        """A copy to compare with: losses stay in single precision, as tasks compute them."""
+        return replace(self, model=copy.deepcopy(self.model).double(), precision="float32")
 
     def parameters(self) -> list[nn.Parameter]:
         """Trainable parameters in the order of the flat vector."""

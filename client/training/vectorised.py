@@ -41,6 +41,9 @@ _GRADIENT_BYTES = 2**28
 _NEGLIGIBLE = 1e-6
 """Of the whole gradient: a parameter that moves less is rounding, such as a bias that a normalisation subtracts."""
 
+_ROUNDINGS = 3
+"""Networks that are deep and narrow turn a last digit into a hundredth; twice that and more is two draws of it."""
+
 
 class SideBySide:
     """The engine for networks of known layers; raises ``ModelError`` ("model-layers") for others."""
@@ -97,13 +100,23 @@ class SideBySide:
         parts = [found.get(parameter, (patients, parameter)) for parameter in self._network.parameters()]
         return torch.cat(parts, dim=1)
 
-    def agrees_with(self, others: Tensor, patients: list[Batch], tolerance: float) -> bool:
-        """Whether each parameter's gradients are those in ``others``, (N, P), but for ``tolerance`` of their norm."""
+    def agrees_with(self, exact: Tensor, rounded: Tensor, patients: list[Batch], tolerance: float) -> bool:
+        """Whether each parameter's gradients are ``exact`` but for rounding.
+
+        Args:
+            exact: gradients of ``patients``, one at a time in double precision, shape (N, P).
+            rounded: the same as this network computes them; its distance from ``exact`` shows what rounding does.
+            patients: all with the same number of rows.
+            tolerance: of a gradient's norm.
+        """
         sizes = [parameter.numel() for parameter in self._network.parameters()]
-        ours, theirs = torch.split(self.gradients(patients), sizes, dim=1), torch.split(others, sizes, dim=1)
-        least = float(others.norm()) * _NEGLIGIBLE
-        bound = [float(their.norm()) * tolerance + least for their in theirs]
-        return all(float((our - their).norm()) <= most for our, their, most in zip(ours, theirs, bound, strict=True))
+        parts = (torch.split(values.float(), sizes, dim=1) for values in (self.gradients(patients), exact, rounded))
+        least = float(exact.norm()) * _NEGLIGIBLE
+        return all(
+            float((our - true).norm())
+            <= float(true.norm()) * tolerance + _ROUNDINGS * float((loop - true).norm()) + least
+            for our, true, loop in zip(*parts, strict=True)
+        )
 
 
 def _joined(patients: list[Batch]) -> Batch:

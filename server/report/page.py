@@ -212,7 +212,8 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
     bounds = interval(run.headline, pooled)
     facts = [(label(run.headline), number(run.headline, pooled.value), f"{LEVEL} {bounds}" if bounds else "")]
     if pooled.n_patients:
-        facts.append(("Test patients", str(pooled.n_patients), "never seen in training"))
+        about = "about " if run.noised else ""
+        facts.append(("Test patients", f"{about}{pooled.n_patients}", "never seen in training"))
     rounds = len(results.participation)
     facts.append(("Sites", str(len(run.sites)), f"all present in {complete} of {rounds} rounds" if rounds else ""))
     guarantee = f"ε = {private.epsilon:g}" if private.epsilon else "none"

@@ -49,6 +49,11 @@ class Run:
         return measure(self.results.final["pooled"].get(self.headline))
 
     @property
+    def noised(self) -> bool:
+        """Whether metrics are estimates from statistics that hold noise."""
+        return self.plan.evaluation.release == "dp"
+
+    @property
     def sites(self) -> list[str]:
         """Every site that the run knows of, sorted."""
         attended = (name for entry in self.results.participation for name in (*entry.participants, *entry.missing))

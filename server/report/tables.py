@@ -54,8 +54,11 @@ def pooled_table(run: Run) -> Table:
     headings = {"macro": "Mean of sites", "worst": "Worst site"}
     rows = [(label(metric), _pooled_cells(final, metric, parts)) for metric in run.overall_metrics]
     columns = ("Metric", "All patients", *(headings[part] for part in parts))
-    amount = f" of the {run.pooled.n_patients}" if run.pooled.n_patients else ""
+    about = "about" if run.noised else "the"
+    amount = f" of {about} {run.pooled.n_patients}" if run.pooled.n_patients else ""
     note = f"All patients: each{amount} test patients counts once, at whichever site. Below each value its {LEVEL}."
+    if run.noised:
+        note += " Sites added noise to what they sent: values, intervals and numbers of patients are estimates."
     if parts:
         note += " Mean of sites: each site counts once, however small."
     for metric, sites in sorted((final.get("undetermined") or {}).items()):

@@ -82,7 +82,8 @@ def _who(run: Run) -> str:
 
 def _headline(run: Run) -> str:
     pooled = run.pooled
-    patients = f"the {pooled.n_patients} test patients" if pooled.n_patients else "the test patients"
+    about = "about" if run.noised else "the"
+    patients = f"{about} {pooled.n_patients} test patients" if pooled.n_patients else "the test patients"
     name = label(run.headline)
     if not pooled.determined:
         return f"On {patients} of all sites, {name} could not be determined."

@@ -12,7 +12,8 @@ Why a matrix, and not the cells themselves. With noise of one size on every valu
 metrics of ranks are made of such sums. ``ladder`` sends half-way sums instead: row i holds cells j <= i, weighted by
 the coefficients of (1 - x)**(-1/2). It is the square root of summing up; used twice it sums up. The noise of a sum over
 cells then grows with the logarithm of their number and not with the number (Fichtenberger, Henzinger & Upadhyay,
-"Constant matters", ICML 2023). ``benchmarks/private_evaluation.py`` measures what that gains.
+"Constant matters", ICML 2023). Of 32 cells a sum over the first few has on average less
+than 0.6 of the noise that it would have if cells were sent.
 
 ``moments`` sends count, mean and mean square only, for what needs no more.
 """

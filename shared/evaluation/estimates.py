@@ -43,6 +43,9 @@ from shared.evaluation.undetermined import FloatArray
 _QUANTILE = 1.959963984540054
 """Of the standard normal distribution at 0.975."""
 
+_PASSES = 100
+"""Most passes of the fit for each cell; it ends sooner."""
+
 PATIENTS = "patients"
 
 CellMetrics = Callable[[FloatArray], Mapping[str, FloatArray]]
@@ -140,7 +143,11 @@ class _Fit:
 
 def _fitted(released: Noised) -> _Fit:
     parts = released.schema.by_value(released.counts.astype(np.float64) * UNIT)
-    cells = [nnls(block.matrix, part)[0] for block, part in zip(released.schema.blocks, parts, strict=True)]
+    cells = [
+        # A fit that runs out of passes raises, which would end the run: far more than any sum tried has needed.
+        nnls(block.matrix, part, maxiter=_PASSES * block.matrix.shape[1])[0]
+        for block, part in zip(released.schema.blocks, parts, strict=True)
+    ]
     left = [y - b.matrix @ x for b, y, x in zip(released.schema.blocks, parts, cells, strict=True)]
     return _Fit(released.schema, np.concatenate(cells), left, released.noise_std)
 

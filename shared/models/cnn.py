@@ -6,16 +6,19 @@ Promises
 - Names are short and stable, for ``model.freeze``: ``stages`` is everything but the linear ``head``; in
   ``whitened_cnn`` a linear ``whiten`` stands between them.
 
-``whitened_cnn`` is for training that can afford to move few numbers, such as a head under differential privacy: with
-``stages`` and ``whiten`` frozen at weights that make features of unit variance without correlation, no direction needs
-another learning rate than the others, and no patient's gradient is long for the sake of one feature alone.
+``whitened_cnn`` is for training that can afford to move few numbers, such as a head under differential privacy. Its
+features are the means over the image of what every stage gives, from grain to shape, not of the last alone. With
+``stages`` and ``whiten`` frozen at weights that make them uncorrelated and of unit variance, no direction needs another
+learning rate than the others, and no patient's gradient is long for the sake of one feature.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from shared.models.norms import group_count
 from shared.models.spec import ModelSpec
@@ -27,31 +30,51 @@ _GLOBAL_MEAN = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 
 def cnn(spec: ModelSpec, widths: tuple[int, ...]) -> nn.Module:
     """Stages of one 3x3 convolution each, with max-pooling in between; global average, dropout, linear head."""
-    parts = _features(spec, widths)
-    parts["head"] = nn.Linear(widths[-1], spec.output_channels)
-    return nn.Sequential(parts)
+    return nn.Sequential(
+        OrderedDict(
+            stages=nn.Sequential(*_stages(spec, widths)),
+            pool=_GLOBAL_MEAN[spec.dimensions](1),
+            flatten=nn.Flatten(),
+            dropout=nn.Dropout(spec.dropout),
+            head=nn.Linear(widths[-1], spec.output_channels),
+        )
+    )
 
 
 def whitened_cnn(spec: ModelSpec, widths: tuple[int, ...]) -> nn.Module:
-    """``cnn`` with a linear layer before the head; the last of ``widths`` is how many features it gives."""
+    """Stages as in ``cnn``; the means of all of them, dropout, a linear layer ``whiten``, linear head.
+
+    The last of ``widths`` is how many features ``whiten`` gives.
+    """
     *stages, whitened = widths
-    parts = _features(spec, tuple(stages))
-    parts["whiten"] = nn.Linear(stages[-1], whitened)
-    parts["head"] = nn.Linear(whitened, spec.output_channels)
-    return nn.Sequential(parts)
+    return nn.Sequential(
+        OrderedDict(
+            stages=_AllLevels(*_stages(spec, stages)),
+            dropout=nn.Dropout(spec.dropout),
+            whiten=nn.Linear(sum(stages), whitened),
+            head=nn.Linear(whitened, spec.output_channels),
+        )
+    )
 
 
-def _features(spec: ModelSpec, widths: tuple[int, ...]) -> OrderedDict[str, nn.Module]:
+class _AllLevels(nn.Sequential):
+    """Stages in a row: images (B, C, *spatial) to the mean of what each of them gives, (B, sum of their widths)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        means = []
+        for stage in self:
+            images = stage(images)
+            means.append(images.flatten(2).mean(dim=2))
+        return torch.cat(means, dim=1)
+
+
+def _stages(spec: ModelSpec, widths: Sequence[int]) -> list[nn.Sequential]:
     inputs = (spec.input_channels, *widths[:-1])
     stages = [_stage(spec, before, after) for before, after in zip(inputs, widths, strict=True)]
     for stage in stages[:-1]:
         stage.add_module("pool", _MAX_POOL[spec.dimensions](2))
-    return OrderedDict(
-        stages=nn.Sequential(*stages),
-        pool=_GLOBAL_MEAN[spec.dimensions](1),
-        flatten=nn.Flatten(),
-        dropout=nn.Dropout(spec.dropout),
-    )
+    return stages
 
 
 def _stage(spec: ModelSpec, before: int, after: int) -> nn.Sequential:

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from shared.plan import Intensity, LocalContrast, Percentile, Window, ZScore
+from shared.plan_preprocessing import Intensity, LocalContrast, Percentile, Window, ZScore
 from shared.preprocessing.image import FloatArray
 
 # Share of the global deviation that is added to the local one.

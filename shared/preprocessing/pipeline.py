@@ -21,7 +21,8 @@ from typing import Literal
 import numpy as np
 
 from shared.errors import CaseError
-from shared.plan import ForegroundCrop, LesionCrop, Plan
+from shared.plan import Plan
+from shared.plan_preprocessing import ForegroundCrop, LesionCrop
 from shared.preprocessing.image import FloatArray, Image, MaskArray
 from shared.preprocessing.intensity import background, normalise
 from shared.preprocessing.masks import require_same_shape

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.errors import CaseError
-from shared.plan import Preprocessing
+from shared.plan_preprocessing import Preprocessing
 from shared.preprocessing.image import FloatArray, MaskArray
 
 Box = tuple[slice, ...]

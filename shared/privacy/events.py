@@ -20,8 +20,8 @@ class Event:
 
     Attributes:
         noise_multiplier: standard deviation of the noise over the sensitivity (sigma); above 0.
-        sampling_rate: probability with which each patient takes part in a step, in (0, 1]; 1 for statistics of
-        everyone. steps: number of releases, at least 1.
+        sampling_rate: probability with which each patient takes part in a step, in (0, 1]; 1 for statistics.
+        steps: number of releases, at least 1.
     """
 
     noise_multiplier: float

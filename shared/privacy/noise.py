@@ -72,7 +72,7 @@ class SecureNoise:
         if os.getpid() != self._process:
             self._begin()
         words = np.frombuffer(self._stream.update(bytes(8 * count)), np.uint64)
-        return ((words >> np.uint64(11)) + 1.0) * 2.0**-53
+        return ((words >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
 
 
 class UnsafeSeededNoise:

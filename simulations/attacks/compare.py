@@ -82,8 +82,8 @@ class _Attacking:
     stages: Stages
 
 
-def attack(scenario: Scenario, order: Order, stages: Stages) -> Path:
-    """Attack ``scenario`` and return the folder; raises ``ConsiliumError``."""
+def attack(scenario: Scenario, order: Order, stages: Stages) -> Comparison:
+    """Attack ``scenario``, write document and page into ``order.out``; raises ``ConsiliumError``."""
     require_source(scenario, order.data)
     if order.models < LEAST_MODELS:
         raise ScenarioError(
@@ -102,7 +102,7 @@ def attack(scenario: Scenario, order: Order, stages: Stages) -> Path:
         attacking = _Attacking(scenario, order, pool, specs, initial, len(everybody.patients), stages)
         found = _comparison(attacking, len(everybody.cases))
     _write(found, order.out)
-    return order.out
+    return found
 
 
 def _require_patients(patients: int) -> None:

@@ -45,4 +45,6 @@ def _ssim(picture: Tensor, truth: Tensor, value_range: float) -> float:
         from monai.metrics.regression import SSIMMetric  # noqa: PLC0415 - slow to import, and needed here alone
     window = min(_WINDOW, min(truth.shape[2:]) // 2 * 2 - 1)
     metric = SSIMMetric(truth.ndim - 2, data_range=value_range, win_size=window)
-    return float(metric(picture.float(), truth.float()).mean())
+    found = metric(picture.float(), truth.float())
+    assert isinstance(found, Tensor)  # noqa: S101 - one tensor in, one tensor out
+    return float(found.mean())

@@ -14,12 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from client.workbench import Workbench
 from shared.messages import Vector
 from shared.models import spec_of
-from shared.plan import Percentile, Plan, Window
+from shared.plan import Plan
+from shared.plan_preprocessing import Percentile, Window
 from shared.privacy.clipping import Clip
 from shared.privacy.noise import UnsafeSeededNoise
 from shared.seeds import derive, generator
@@ -110,7 +112,7 @@ def _image(bench: Workbench, everybody: Population, patient: int) -> tuple[Tenso
     return torch.from_numpy(image).to(bench.device), torch.from_numpy(target).to(bench.device)
 
 
-def _mean_image(bench: Workbench, everybody: Population, order: Sequence[int], number: int) -> Tensor:
+def _mean_image(bench: Workbench, everybody: Population, order: NDArray[np.int64], number: int) -> Tensor:
     """Mean of other patients' first images: what an attacker without a gradient would guess."""
     others = [int(patient) for place, patient in enumerate(order) if place != number][:_GUESSED_FROM]
     return torch.stack([_image(bench, everybody, patient)[0] for patient in others]).mean(dim=0)

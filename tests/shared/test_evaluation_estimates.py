@@ -187,7 +187,7 @@ def test_95_of_100_intervals_cover_the_truth_and_without_the_noise_in_them_far_f
 
     covered, blind = covering(measures, weights, (metric, truth), setting)
 
-    # Binomial: 300 draws at 0.95 stay within 0.92 .. 0.98 with probability 0.98.
+    # Binomial: 300 draws at 0.95 stay within 0.92 .. 0.985 with probability 0.98.
     assert 0.92 <= covered <= 0.985
     assert blind < covered
     if setting[1] == 2.0 and metric != "dice":

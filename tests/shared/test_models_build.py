@@ -96,15 +96,17 @@ def test_the_small_cnn_sees_full_resolution_first_and_halves_it_between_stages()
     assert edges == [(96, 64), (48, 32), (24, 16), (12, 8)]
 
 
-def test_the_whitened_cnn_is_the_cnn_with_a_linear_layer_before_its_head() -> None:
+def test_the_whitened_cnn_reads_the_mean_of_every_stage_of_the_cnn() -> None:
     plain = build_network(ModelSpec("cnn", 2, 1, 2, channels=(4, 8)), 0)
     whitened = build_network(ModelSpec("whitened_cnn", 2, 1, 2, channels=(4, 8, 3)), 0)
     plain.get_submodule("stages").load_state_dict(whitened.get_submodule("stages").state_dict())
     image = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    features = plain[:-1](image)  # type: ignore[index]
+    first = plain.get_submodule("stages.0")(image)
+    second = plain.get_submodule("stages.1")(first)
+    features = torch.cat([first.mean(dim=(2, 3)), second.mean(dim=(2, 3))], dim=1)
     whiten, head = whitened.get_submodule("whiten"), whitened.get_submodule("head")
-    assert torch.equal(whitened(image), head(whiten(features)))
-    assert [tuple(layer.weight.shape) for layer in (whiten, head)] == [(3, 8), (2, 3)]
+    assert torch.allclose(whitened(image), head(whiten(features)), atol=1e-6)
+    assert [tuple(layer.weight.shape) for layer in (whiten, head)] == [(3, 12), (2, 3)]
 
 
 def test_a_frozen_body_leaves_the_head_alone_to_train() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from shared.errors import CaseError
-from shared.plan import Plan, Preprocessing, from_document
+from shared.plan import Plan, from_document
+from shared.plan_preprocessing import Preprocessing
 from shared.preprocessing.image import FloatArray, Image, MaskArray
 from shared.preprocessing.intensity import background, normalise
 from shared.preprocessing.pipeline import coloured, prepare

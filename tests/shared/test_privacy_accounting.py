@@ -27,6 +27,8 @@ PAIRS += [(20.0, 0.1), (60.0, 0.2)]
 GRID = [
     (pair, steps, DELTAS[(row + column) % 3]) for row, pair in enumerate(PAIRS) for column, steps in enumerate(STEPS)
 ]
+QUICK_FIRST = [pytest.param(*one, marks=() if place % 3 == 0 else pytest.mark.slow) for place, one in enumerate(GRID)]
+"""The oracle takes most of the time: a third of the grid at every commit, all of it with the slow tests."""
 SLACK = 0.003
 """PLD rounds upwards too; by less than this where its interval suits the result."""
 
@@ -73,14 +75,14 @@ def test_the_grid_spans_the_promises_that_are_made_in_practice() -> None:
     assert sum(0.5 < value < 12 for value in found) >= 8
 
 
-@pytest.mark.parametrize(("pair", "steps", "delta"), GRID)
+@pytest.mark.parametrize(("pair", "steps", "delta"), QUICK_FIRST)
 def test_prv_is_within_2_per_cent_above_pld_and_below_rdp(pair: tuple[float, float], steps: int, delta: float) -> None:
     events = (Event(*pair, steps),)
     assert agrees(epsilon(events, delta), pld(events, delta))
     assert epsilon(events, delta) <= epsilon(events, delta, "rdp")
 
 
-@pytest.mark.parametrize(("pair", "steps", "delta"), GRID[::3])
+@pytest.mark.parametrize(("pair", "steps", "delta"), GRID[::7])
 def test_the_comparison_rejects_an_accountant_that_is_told_of_half_as_much_noise_again(
     pair: tuple[float, float], steps: int, delta: float
 ) -> None:
@@ -206,7 +208,7 @@ COUNTS = st.integers(1, 400)
 MORE = st.floats(1.02, 2)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(noise=NOISES, rate=RATES, steps=COUNTS, more=MORE)
 def test_less_noise_a_higher_rate_or_more_steps_never_cost_less(
     noise: float, rate: float, steps: int, more: float
@@ -217,7 +219,7 @@ def test_less_noise_a_higher_rate_or_more_steps_never_cost_less(
     assert all(epsilon([event], 1e-5) >= cost * (1 - 1e-3) for event in dearer)
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(noise=NOISES, rate=RATES, steps=COUNTS)
 def test_a_larger_delta_never_costs_more_epsilon(noise: float, rate: float, steps: int) -> None:
     costs = [epsilon([Event(noise, rate, steps)], delta) for delta in (1e-7, 1e-5, 1e-3)]
@@ -260,9 +262,7 @@ def test_what_was_done_before_is_counted() -> None:
 
 
 def test_a_budget_that_is_spent_leaves_no_noise_to_choose() -> None:
-    with pytest.raises(
-        PlanError, match=r"epsilon 12\.\d+ of 2 \(delta 1e-05\) is spent before the first step"
-    ) as found:
+    with pytest.raises(PlanError, match=r"epsilon 12\.\d+ of 2 \(delta 1e-05\) is spent") as found:
         noise_for(Target(2.0, 1e-5, 0.1, 10), [Event(1.0, 0.1, 300)])
     assert found.value.hint
 

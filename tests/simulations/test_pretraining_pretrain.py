@@ -175,7 +175,7 @@ def test_the_logistic_regression_finds_the_weights_that_made_the_labels() -> Non
 
 def test_the_whitened_start_separates_made_up_lesions_as_its_features_allow() -> None:
     weights = pretrained("whitened_cnn")
-    assert weights["whiten.weight"].shape == (5, 8)
+    assert weights["whiten.weight"].shape == (5, 12)
     assert weights["head.weight"].shape == (2, 5)
     assert np.array_equal(weights["head.weight"][0], -weights["head.weight"][1])
 

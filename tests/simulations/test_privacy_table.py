@@ -1,16 +1,19 @@
 """``consilium-sim privacy``: what a plan's privacy costs, on stdout, from the plan alone."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+from rich.console import Console
 from small_hospitals import document, sim
 
 from shared.errors import PlanError
 from shared.plan import from_document
-from shared.privacy.accounting import epsilon
+from shared.privacy.accounting import Cap, epsilon
 from shared.privacy.events import Event
 from shared.privacy.terms import statistics_terms, terms_for
 from simulations import privacy_table
@@ -155,13 +158,17 @@ def test_noise_of_the_plan_s_own_is_shown_with_what_it_really_costs(capsys: Caps
     assert promise["epsilon"] == epsilon([Event(2.0, 0.05, 36)], 1e-4) < 2
 
 
-def test_what_no_noise_can_keep_is_said_so_and_hides_nothing(capsys: Capsys, tmp_path: Path) -> None:
-    path = write(tmp_path, epsilon=5e-4, delta=1e-8, public_patients=1_000_000)
-    assert "none" in sim(capsys, "privacy", path, "--patients", 10).out
-    (size,) = asked(capsys, path, "--patients", 10)["sizes"]
-    assert size["choice"]["noise_multiplier"] is None
-    assert size["choice"]["noise"] is None
-    assert size["epsilon"] > 5e-4
+def test_what_no_noise_can_keep_is_said_so_and_hides_nothing() -> None:
+    table = privacy_table.privacy_table(plan_of(), [40], Silent())
+    impossible = privacy_table._size(table.site.terms, Cap(1e-4, 1e-9), 4)
+    assert (impossible.choice.noise_multiplier, impossible.choice.noise) == (None, None)
+    assert impossible.epsilon > 1e-4
+    shown = replace(table, sizes=(*table.sizes, impossible))
+    assert privacy_table.document(shown)["sizes"][1]["choice"]["noise"] is None
+    out = io.StringIO()
+    Console(file=out, width=80).print(privacy_table.terminal(shown))
+    (line,) = (line for line in out.getvalue().splitlines() if "none" in line)
+    assert line.split()[:2] == ["4", "1"]
 
 
 # --- delta -----------------------------------------------------------------------------------------------------------
