@@ -239,6 +239,28 @@ def check_command(
     _judge(found, dataset, site, as_json)
 
 
+@app.command("self-test")
+def self_test_command(
+    plan: Annotated[Path, typer.Argument(help="TOML file of a plan.")],
+    dataset: Annotated[str | None, typer.Option(metavar="NAME", help="Try the ledger with its cohort.")] = None,
+    site: Site = _HERE,
+    as_json: Json = False,
+) -> None:
+    """Test on this machine that a plan's privacy is kept."""
+    from client import terminal
+    from client.commands.self_test import Bars, Order, document, require_passed, self_test, shown
+    from client.settings import FILE
+    from client.site_folder import SiteFolder
+
+    # A machine can be tested before there is a site, too.
+    nowhere = (site, dataset) == (_HERE, None) and not (site / FILE).exists()
+    order = Order(load(plan), plan.parent, None if nowhere else SiteFolder.open(site), dataset)
+    with terminal.bars(terminal.stderr(), "checking", "asking canaries") as (checks, canaries):
+        found = self_test(order, Bars(checks, canaries), _now)
+    _say(as_json, document(found), shown(found))
+    require_passed(found)
+
+
 def _judge(plan: Plan, dataset: str | None, site: Path, as_json: bool) -> None:
     from client.commands.check import check, document, shown
     from client.governance.judgement import require_none
@@ -322,6 +344,6 @@ def _now() -> datetime:
 
 def main() -> None:
     """Entry point of ``consilium-site``."""
-    if sys.argv[1:2] in (["ingest"], ["doctor"]):
+    if sys.argv[1:2] in (["ingest"], ["doctor"], ["self-test"]):
         restart_with_settings()
     commandline.run(app, resume_hint="what was finished is kept; run the same command again to go on")

@@ -30,7 +30,7 @@ from shared.errors import PlanError
 from shared.fixed_point import quantise
 from shared.messages import Update, Vector
 from shared.plan import Plan
-from shared.tasks.task import Task
+from shared.tasks.task import Task, released_definition
 
 _AUDIT_AT_MOST_S = 60.0
 """A coordinator waits for the first answer; ``consilium-site self-test`` takes its time."""
@@ -110,7 +110,7 @@ class Workbench:
 
     def fingerprint(self) -> fingerprint.Fingerprint:
         """Versions and schema digests of this installation under this plan."""
-        return fingerprint.collect(self.parameters.digest(), self.task.schema.digest())
+        return fingerprint.collect(self.parameters.digest(), released_definition(self.task, self.plan))
 
 
 def _refuse_unkept_promises(plan: Plan) -> None:

@@ -55,7 +55,7 @@ from shared import fingerprint
 from shared.errors import RunError
 from shared.messages import Envelope, Evaluate, Hello, Personalise, Reply, Request, Train, Vector
 from shared.plan import Plan
-from shared.tasks.task import Task
+from shared.tasks.task import Task, released_definition
 
 ROUNDS = "rounds.jsonl"
 
@@ -206,7 +206,7 @@ class Coordinator:
         setup = self._setup
         schema = setup.files.schema
         if phase is Phase.ADMITTING:
-            return Admission(fingerprint.collect(schema.digest(), setup.task.schema.digest()))
+            return Admission(fingerprint.collect(schema.digest(), released_definition(setup.task, setup.plan)))
         if phase is Phase.TRAINING:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
         return measurements(setup.task, setup.plan, "validation" if phase is Phase.MEASURING else "test")

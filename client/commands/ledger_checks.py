@@ -18,6 +18,7 @@ overspend   a round that the cap does not allow is refused, and neither computed
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -43,7 +44,7 @@ MADE_UP = CohortPatients("0" * 64, "self-test", {"train": ("a", "b"), "validatio
 """A cohort for a machine that has none."""
 
 
-class _Died(Exception):
+class _DiedError(Exception):
     """The computation ends here."""
 
 
@@ -106,14 +107,12 @@ def _reserved(trial: LedgerTrial) -> tuple[bool, str]:
 
     def die() -> NoReturn:
         seen.append(len(trial.charged("test")))
-        raise _Died
+        raise _DiedError
 
     # Test patients pay, so that training patients can still pay for the one round that the cap allows.
     claim = Guard(trial.cohort.digest, trial.till).claim(trial.request(1), "test", "statistics")
-    try:
+    with suppress(_DiedError):
         trial.till.answer_once(claim, trial.event, die)
-    except _Died:
-        pass
     after = len(trial.charged("test"))
     said = f"the ledger held {sum(seen)} events while one was computed, and {after} after the computation died"
     return (seen, after) == ([1], 1), said

@@ -21,6 +21,7 @@ from torch import Tensor
 from shared.errors import PlanError
 from shared.evaluation.additive import IntArray, Observation, Schema
 from shared.evaluation.estimates import PrivateMeasures
+from shared.plan import Plan
 from shared.preprocessing.image import Case
 
 Metrics = Mapping[str, float]
@@ -62,6 +63,11 @@ class Task:
     lower_is_better: frozenset[str] = frozenset()
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     private: PrivateMeasures | None = None
+
+
+def released_definition(task: Task, plan: Plan) -> str:
+    """Digest of the definition of the statistics that leave a site under ``plan``."""
+    return (private_measures(task) if plan.evaluation.release == "dp" else task).schema.digest()
 
 
 def private_measures(task: Task) -> PrivateMeasures:

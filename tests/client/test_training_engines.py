@@ -265,11 +265,11 @@ def test_automatic_clipping_bounds_every_patient_and_shortens_each(engine: Engin
 
 def test_a_channels_last_layout_gives_the_same_gradients() -> None:
     """GroupNorm(1, C) stays out of it: over channels_last its backward crashes torch 2.13 on a CPU."""
-    plain = small_network("unet", 2, "group")
+    plain = small_network("basic_unet", 2, "group")
     assert all(getattr(layer, "num_groups", 2) > 1 for layer in plain.model.modules())
     model = plain.in_double_precision().model.float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     last = replace(plain, model=model, layout=torch.channels_last)
-    patients = some_patients("unet", 2, "group", (1, 1, 1))
+    patients = some_patients("basic_unet", 2, "group", (1, 1, 1))
     wanted = engine_of("loop", plain, UNREACHED)(patients).values
     for engine in ("loop", "vectorised"):
         found = engine_of(engine, last, UNREACHED)(patients).values

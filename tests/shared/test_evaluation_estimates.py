@@ -177,7 +177,9 @@ def covering(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", [(300, 0.65), (300, 2.0), (600, 2.0)], ids=["300 eps 8", "300 eps 2", "600 eps 2"])
+@pytest.mark.parametrize(
+    "setting", [(300, 0.65), (300, 2.0), (600, 2.0)], ids=["300 sigma 0.65", "300 sigma 2", "600 sigma 2"]
+)
 @pytest.mark.parametrize("metric", ["auroc", "accuracy", "dice"])
 def test_95_of_100_intervals_cover_the_truth_and_without_the_noise_in_them_far_fewer(
     metric: str, setting: tuple[int, float]

@@ -177,9 +177,9 @@ def test_what_no_noise_can_keep_is_said_so_and_hides_nothing() -> None:
 @pytest.mark.parametrize(
     ("delta", "patients", "warning"),
     [
-        (1e-4, [], ""),
-        (2e-3, [], "warning: delta 0.002 is more than a tenth of 1 / 80, for a site of 80 patients; "),
-        (2e-2, [], "warning: delta 0.02 promises nothing to 80 patients: "),
+        (1e-4, [80], ""),
+        (2e-3, [80], "warning: delta 0.002 is more than a tenth of 1 / 80, for a site of 80 patients; "),
+        (2e-2, [80], "warning: delta 0.02 promises nothing to 80 patients: "),
         (2e-3, [1000], "warning: delta 0.002 promises nothing to 1000 patients: "),
     ],
     ids=["small", "not well below", "above", "above for a size asked for"],

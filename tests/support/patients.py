@@ -54,11 +54,11 @@ def small_network(name: str, dimensions: int, norm: Norm) -> Network:
 
 def edges(name: str, dimensions: int, norm: Norm) -> tuple[int, ...]:
     """A small size that the network takes and in which all its gradients pass."""
-    if name not in DEEP:
-        return (16,) * dimensions if name == "basic_unet" and norm == "group" else (32,) * dimensions
-    if dimensions == 2:
-        return (64, 64)
-    return (32, 32, 32) if norm == "group" else (64, 64, 32)
+    if name in DEEP:
+        return (64, 64) if dimensions == 2 else (32, 32, 32) if norm == "group" else (64, 64, 32)
+    if name == "basic_unet":
+        return (16,) * dimensions if norm == "group" else (32,) * dimensions
+    return (32, 32) if dimensions == 2 else (16,) * 3 if name == "segresnet" else (8,) * 3
 
 
 def some_patients(name: str, dimensions: int, norm: Norm, rows: Sequence[int], seed: int = 7) -> list[Batch]:
