@@ -37,7 +37,7 @@ def store_read(beside: str, patches: int, repeats: int, edge: int = 128) -> Turn
         stored = Store.open(Path(folder), verify="on-open")
         kept = list(_volumes(edge))
         ways: dict[str, Callable[[int], Case]] = {"store_s": stored.case, "memory_s": kept.__getitem__}
-        return _in_turns({name: _reader(get, edge // 2, patches) for name, get in ways.items()}, repeats)
+        return in_turns({name: _reader(get, edge // 2, patches) for name, get in ways.items()}, repeats)
 
 
 def _reader(get: Callable[[int], Case], patch: int, patches: int) -> Callable[[], None]:
@@ -63,7 +63,7 @@ def fixed_point(length: int, repeats: int) -> Turns:
     """Seconds to make integers of a change of ``length`` parameters, and numpy's to copy it."""
     change = generator(1, "change").standard_normal(length, np.float32) * np.float32(0.01)
     plain = np.empty_like(change)
-    return _in_turns(
+    return in_turns(
         {"quantise_s": lambda: quantise(change, FixedPoint()), "copy_s": lambda: np.copyto(plain, change)}, repeats
     )
 
@@ -100,7 +100,7 @@ def step(scenario: str, edge: int, steps: int, repeats: int) -> Turns:
         for _ in range(steps):
             next(source)
 
-    turns = _in_turns({"train_s": train, "batches_s": draw}, repeats)
+    turns = in_turns({"train_s": train, "batches_s": draw}, repeats)
     return {way: [seconds / steps for seconds in taken] for way, taken in turns.items()}
 
 
@@ -119,7 +119,7 @@ def _images(plan: Plan, count: int) -> Sequence[Case]:
     ]
 
 
-def _in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> Turns:
+def in_turns(ways: dict[str, Callable[[], object]], repeats: int) -> Turns:
     """Once each to warm up, then A B A B ..."""
     for work in ways.values():
         work()

@@ -24,6 +24,7 @@ import archive
 import cohort
 import figures
 import ingest
+import private_step
 import simulated
 from bench import CORES, FULL, QUICK, Bench, Scale
 from processes import HERE, ArmError
@@ -45,6 +46,7 @@ SECTIONS = {
     "ingest": ingest.ingest,
     "archive": archive.archive,
     "cohort": cohort.cohort,
+    "private": private_step.private,
     "start-up": figures.start_up,
 }
 PAGE = HERE.parent / "docs" / "performance.md"

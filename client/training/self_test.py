@@ -11,7 +11,8 @@ check       what must hold
 =========== =======================================================================================================
 bound       leaving any one patient out moves the sum by at most the clip norm
 scaled      the same for a patient whose images are 20 times as bright
-exact       each patient's contribution is the clipped mean over their images, computed in double precision
+exact       each patient's contribution is the clipped mean over their images, computed in double precision, and
+            everybody's is the sum of them
 unit        a patient's images together, not each of them, are bounded by the clip norm: the same image twice
 not-finite  a patient with an image of NaN contributes nothing, and harms nobody's contribution, in any company
 empty       a step in which nobody was drawn is noise of the full size
@@ -136,15 +137,18 @@ def _scaled(subject: Subject) -> tuple[bool, str]:
 
 
 def _exact(subject: Subject) -> tuple[bool, str]:
-    double, worst, rounding = subject.network.in_double_precision(), 0.0, 0.0
-    for patient in subject.patients:
-        exact = _clipped_mean(double, Batch(patient.images.double(), patient.targets), subject.clip)
-        length = float(exact.norm().clamp_min(1e-30))
-        worst = max(worst, _ordered(float((subject.sum([patient]) - exact).norm()) / length))
-        rounded = _clipped_mean(subject.network, patient, subject.clip)
-        rounding = max(rounding, float((rounded - exact).norm()) / length)
+    double, everybody = subject.network.in_double_precision(), list(subject.patients)
+    exact = [_clipped_mean(double, Batch(one.images.double(), one.targets), subject.clip) for one in everybody]
+    rounded = [_clipped_mean(subject.network, one, subject.clip) for one in everybody]
+    rounding = max(_apart(one, other) for one, other in zip(rounded, exact, strict=True))
+    alone = [_apart(subject.sum([one]), other) for one, other in zip(everybody, exact, strict=True)]
+    worst = max(*alone, _apart(subject.sum(everybody), torch.stack(exact).sum(dim=0)))
     allowed = subject.network.tolerance + _ROUNDINGS * rounding
     return worst <= allowed, f"contributions are {worst:.1e} of their norm off double precision, {allowed:.1e} allowed"
+
+
+def _apart(found: Tensor, exact: Tensor) -> float:
+    return _ordered(float((found - exact).norm() / exact.norm().clamp_min(1e-30)))
 
 
 def _clipped_mean(network: Network, patient: Batch, clip: Clip) -> Tensor:
@@ -238,8 +242,9 @@ def _unit_terms(clip: Clip) -> Terms:
 
 
 def _state(network: Network) -> list[Tensor]:
-    gradients = [one.grad for one in network.model.parameters() if one.grad is not None]
-    return [one.detach().clone() for one in (*network.model.parameters(), *network.model.buffers(), *gradients)]
+    values = (*network.model.parameters(), *network.model.buffers())
+    gradients = (torch.empty(0) if one.grad is None else one.grad for one in network.model.parameters())
+    return [one.detach().clone() for one in (*values, *gradients)]
 
 
 def _marks(network: Network) -> list[bool]:

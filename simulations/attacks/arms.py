@@ -66,9 +66,6 @@ def arms_of(plan: Plan, patients: int) -> tuple[Arm, ...]:
     Args:
         plan: the scenario's.
         patients: how many patients a model is trained on, by expectation: a public number.
-
-    Raises:
-        PlanError: a promise that no noise keeps.
     """
     plain = without_privacy(plan)
     return (

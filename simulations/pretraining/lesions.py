@@ -44,6 +44,8 @@ FINDINGS = ("malignant", *_SEEN, "large")
 _HALF_WIDTH_MM = {True: 7.5, False: 6.0}
 """Median half width of malignant and of benign lesions."""
 _LARGE_MM = 6.4
+_AROUND = np.linspace(-np.pi, np.pi, 721)
+"""Angles once around a lesion, at which its outline is worked out; in between it is straight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +127,9 @@ def _outline(rng: np.random.Generator, drawn: Lesion, machine: Scanner) -> Outli
     waves = {number: uneven * rng.normal() / (number - 1) for number in range(2, 8)}
     if "lobulated" in drawn.seen:
         waves |= {number: rng.normal(0, 0.035) for number in range(8, 16)}
-    change = sum(height * np.cos(number * angle + rng.uniform(0, 2 * np.pi)) for number, height in waves.items())
-    return Outline(np.hypot(down, across) - radius * np.clip(1 + change, 0.45, 1.7), angle)
+    change = sum(height * np.cos(number * _AROUND + rng.uniform(0, 2 * np.pi)) for number, height in waves.items())
+    radius *= np.interp(angle, _AROUND, np.clip(1 + change, 0.45, 1.7))
+    return Outline(np.hypot(down, across) - radius, angle)
 
 
 def _tissue(rng: np.random.Generator, machine: Scanner) -> Field:
@@ -182,9 +185,11 @@ def _around(rng: np.random.Generator, drawn: Lesion, outline: Outline) -> Field:
         added += rng.uniform(6, 13) * np.exp(-(((beyond - 1.2) / rng.uniform(1.0, 2.2)) ** 2))
     if "spiculated" in drawn.seen:
         reach = rng.uniform(0.35, 0.8) * max(drawn.half_mm)
+        rays = np.zeros(_AROUND.size)
         for towards in rng.uniform(-np.pi, np.pi, int(rng.integers(6, 16))):
-            away = np.abs(np.angle(np.exp(1j * (outline.angle - towards))))
-            added -= rng.uniform(8, 18) * np.exp(-((away / 0.07) ** 2) - np.maximum(beyond, 0) / reach)
+            away = np.angle(np.exp(1j * (_AROUND - towards)))
+            rays += rng.uniform(8, 18) * np.exp(-((away / 0.07) ** 2))
+        added -= np.interp(outline.angle, _AROUND, rays) * np.exp(-np.maximum(beyond, 0) / reach)
     return added
 
 

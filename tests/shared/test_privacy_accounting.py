@@ -1,11 +1,15 @@
 """Accounting against two oracles: Google's PLD accountant, and the closed form of the Gaussian mechanism."""
 
 import math
+import subprocess
+import sys
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
 import dp_accounting
+import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
 from dp_accounting.rdp import RdpAccountant
@@ -13,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opacus.accountants import RDPAccountant as OpacusRdp
 from scipy.optimize import brentq
+from scipy.special import logsumexp
 from scipy.stats import norm
 
 from shared.errors import PlanError
@@ -119,6 +124,79 @@ def test_a_million_steps_and_a_delta_of_1e_10_are_no_trouble(
 def test_at_rate_1_prv_agrees_with_the_closed_form_of_the_gaussian(noise: float, delta: float) -> None:
     exact = gaussian(noise, delta)
     assert exact * (1 - 1e-9) <= epsilon([Event(noise, 1.0, 1)], delta) <= max(1.01 * exact, exact + 2e-5)
+
+
+def sampled_gaussian(noise: float, rate: float, delta: float) -> float:
+    """Epsilon of one sampled release, exactly: the larger of the directions "removed" and "added".
+
+    Outputs are N(0, noise^2) without the patient and (1 - rate) N(0, noise^2) + rate N(1, noise^2) with them; their
+    ratio grows with the output, so the worst event of either direction is a half-line.
+    """
+
+    def threshold(ratio: float) -> float:
+        """Where the density with the patient is ``ratio`` times the one without."""
+        return noise**2 * math.log((ratio - (1 - rate)) / rate) + 0.5 if ratio > 1 - rate else -math.inf
+
+    def with_patient(place: float) -> float:
+        return (1 - rate) * float(norm.cdf(place / noise)) + rate * float(norm.cdf((place - 1) / noise))
+
+    def removed(candidate: float) -> float:
+        place = threshold(math.exp(candidate))
+        return 1 - with_patient(place) - math.exp(candidate) * float(norm.sf(place / noise))
+
+    def added(candidate: float) -> float:
+        place = threshold(math.exp(-candidate))
+        return float(norm.cdf(place / noise)) - math.exp(candidate) * with_patient(place)
+
+    def smallest(excess: Callable[[float], float]) -> float:
+        return float(brentq(lambda value: excess(value) - delta, 0, 100)) if excess(0) > delta else 0.0
+
+    return max(smallest(removed), smallest(added))
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(0.5, 0.01), (0.8, 0.2), (1.0, 0.5), (2.0, 0.05), (3.0, 0.9)])
+@pytest.mark.parametrize("delta", [1e-3, 1e-6])
+def test_one_sampled_release_costs_what_its_closed_form_says(noise: float, rate: float, delta: float) -> None:
+    exact = sampled_gaussian(noise, rate, delta)
+    assert exact * (1 - 1e-9) <= epsilon([Event(noise, rate, 1)], delta) <= max(1.02 * exact, exact + 1e-4)
+
+
+def test_the_closed_form_of_a_sampled_release_is_the_gaussian_s_at_rate_1() -> None:
+    """The oracle has an oracle."""
+    assert sampled_gaussian(2.0, 1 - 1e-12, 1e-5) == pytest.approx(gaussian(2.0, 1e-5), rel=1e-6)
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(0.7, 0.01), (1.0, 0.3), (4.0, 0.05), (20.0, 0.5)])
+@pytest.mark.parametrize("order", [2, 5, 32, 128])
+def test_divergences_are_the_integral_that_defines_them(noise: float, rate: float, order: int) -> None:
+    """exp((order - 1) D) is the mean of (density with / density without) ^ order under the density without."""
+    outputs = np.linspace(-40 * noise, 40 * noise + 1.5 * order, 400_001)
+    ratio = np.logaddexp(math.log1p(-rate), math.log(rate) + (2 * outputs - 1) / (2 * noise**2))
+    exact = logsumexp(order * ratio + norm.logpdf(outputs, scale=noise)) + math.log(outputs[1] - outputs[0])
+    found = accounting._divergences(noise, rate)[accounting._ORDERS.index(order)]
+    assert found == pytest.approx(exact / (order - 1), rel=1e-6, abs=1e-12)
+
+
+def test_a_ledger_of_sixty_different_rounds_is_accounted_for() -> None:
+    events = [Event(1.0 + 0.01 * place, 0.02 + 0.0005 * place, 10) for place in range(60)]
+    cost = epsilon(events, 1e-5)
+    assert epsilon([Event(1.6, 0.02, 600)], 1e-5) < cost < epsilon([Event(1.0, 0.05, 600)], 1e-5)
+    assert cost < epsilon(events, 1e-5, "rdp")
+
+
+def test_the_same_question_has_the_same_answer_in_lists_and_tuples_and_after_forgetting() -> None:
+    events = [Event(1.7, 0.03, 123), Event(6.0, 1.0, 2)]
+    first = epsilon(events, 1e-5)
+    for cached in (accounting._epsilon, accounting._prv, accounting._divergences):
+        cached.cache_clear()
+    assert epsilon(tuple(events), 1e-5) == first
+
+
+def test_importing_it_does_not_import_torch() -> None:
+    """Commands that only read a ledger's caps start at once."""
+    code = "import sys, shared.privacy.accounting, shared.privacy.terms; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "False\n"
 
 
 def test_many_releases_of_everybody_are_one_with_less_noise() -> None:

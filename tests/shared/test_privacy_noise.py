@@ -34,7 +34,7 @@ def test_normals_are_standard_and_two_thirds_or_three_halves_of_them_are_not(whi
     assert values.dtype == np.float64
     assert is_standard(values)
     assert abs(values.mean()) < 5 / np.sqrt(DRAWS)
-    for wrong in (2 / 3, 3 / 2, 1.011, 0.989):
+    for wrong in (2 / 3, 3 / 2, 1.02, 0.98):
         assert not is_standard(values * wrong)
 
 
@@ -95,14 +95,13 @@ def test_uniforms_lie_above_zero_and_never_above_one() -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["secure", "seeded"])
-@pytest.mark.parametrize("rate", [0.001, 0.064, 0.5, 0.93])
-def test_coins_fall_with_their_rate_and_a_tenth_more_would_be_noticed(rate: float, which: int) -> None:
+@pytest.mark.parametrize("rate", [0.01, 0.064, 0.5, 0.93])
+def test_coins_fall_with_their_rate_and_a_fifth_more_would_be_noticed(rate: float, which: int) -> None:
     coins = both()[which].coins(DRAWS, rate)
     assert coins.dtype == np.bool_
     heads = int(coins.sum())
     assert stats.binomtest(heads, DRAWS, rate).pvalue > LEAST_P
-    other = rate * 1.1 if rate < 0.9 else rate * 0.99
-    assert stats.binomtest(round(DRAWS * rate * 1.1) if rate < 0.01 else heads, DRAWS, other).pvalue < 0.1
+    assert stats.binomtest(heads, DRAWS, rate * 1.2 if rate < 0.8 else rate * 0.98).pvalue < 1e-9
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.3])

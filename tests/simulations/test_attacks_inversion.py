@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from monai.metrics.regression import SSIMMetric
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -121,7 +122,8 @@ def test_frozen_parameters_never_travel_and_are_not_in_the_gradient() -> None:
 def test_the_search_stays_within_the_range_of_grey_values() -> None:
     attacked = victim()
     found = looked_for(attacked.gradient(image()).detach(), attacked, search=Search(-0.2, 0.3, 20, 1))
-    assert -0.2 <= float(found.image.min()) <= float(found.image.max()) <= 0.3 + 1e-6
+    assert float(found.image.min()) >= -0.2 - 1e-6
+    assert float(found.image.max()) <= 0.3 + 1e-6
 
 
 def test_the_best_of_several_searches_is_kept() -> None:
@@ -189,7 +191,7 @@ def test_the_small_network_for_voxels_answers_on_the_grid_of_the_image() -> None
 
 def test_the_small_network_follows_from_its_seed_and_leaves_torch_s_generator_alone() -> None:
     before = torch.random.get_rng_state()
-    one, two, other = (list(victim(seed).model.parameters())[0] for seed in (1, 1, 2))
+    one, two, other = (next(iter(victim(seed).model.parameters())) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -219,12 +221,21 @@ def test_ssim_of_flat_images_is_the_luminance_term_of_its_definition() -> None:
     assert likeness(one, two, 2.0).ssim == pytest.approx(oracle, abs=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(24, 20), (16, 16), (14, 13, 12)])
+def test_ssim_of_pictures_and_volumes_is_monais(shape: tuple[int, ...]) -> None:
+    truth = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, (1, 1, *shape))).float()
+    picture = truth + 0.3 * torch.from_numpy(np.random.default_rng(9).normal(size=truth.shape)).float()
+    oracle = SSIMMetric(len(shape), data_range=2.0)(picture, truth)
+    assert isinstance(oracle, Tensor)
+    assert likeness(picture, truth, 2.0).ssim == pytest.approx(float(oracle), abs=1e-4)
+
+
 def test_an_image_and_noise_have_no_structure_in_common() -> None:
     noise = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, SHAPE)).float()
     assert abs(likeness(noise, image(), 2.0).ssim) < 0.2
 
 
-def test_volumes_have_a_likeness_too() -> None:
-    volume = torch.from_numpy(np.random.default_rng(2).uniform(-1, 1, (1, 1, 8, 8, 8))).float()
+def test_images_smaller_than_the_window_have_a_likeness_too() -> None:
+    volume = torch.from_numpy(np.random.default_rng(2).uniform(-1, 1, (1, 2, 4, 6, 8))).float()
     assert likeness(volume, volume, 2.0).ssim == pytest.approx(1.0)
-    assert likeness(-volume, volume, 2.0).ssim < 0
+    assert likeness(volume.flip(-1), volume, 2.0).ssim < 0.5
