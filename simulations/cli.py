@@ -45,11 +45,11 @@ def run_command(
     seed: Seed = None,
     workers: Workers = None,
     change: Changes = None,
-    engine: Annotated[str, typer.Option(help="inprocess, or ray (Flower's own simulation engine).")] = "inprocess",
+    engine: Annotated[str, typer.Option(help="inprocess or ray (Flower).")] = "inprocess",
     baselines: Annotated[bool | None, typer.Option(help="Also train each site alone and all data pooled.")] = None,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,
     unsafe_seeded_noise: Annotated[
-        bool, typer.Option("--unsafe-seeded-noise", help="Privacy noise that repeats: no protection.")
+        bool, typer.Option("--unsafe-seeded-noise", help="Repeatable: protects nobody.")
     ] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -186,7 +186,7 @@ def pretrain_command(
     workers: Workers = None,
     change: Changes = None,
 ) -> None:
-    """Train a scenario's network on made-up images, for [model.pretrained]."""
+    """Train a network on made-up images, to start from."""
     import os
 
     from simulations import scenario as scenarios

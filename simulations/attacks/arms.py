@@ -81,6 +81,11 @@ def promises_of(plan: Plan) -> tuple[Promise, ...]:
     return DEFAULTS if epsilon is None or delta is None else (Promise(epsilon, delta),)
 
 
+def epsilon_of(promise: Promise) -> str:
+    """The promise in a word that no line ends within."""
+    return f"ε\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{promise.epsilon:g}"
+
+
 def private_plan(plan: Plan, promise: Promise, patients: int) -> Plan:
     """``plan`` under ``promise`` to each of so many patients; clipping and images per patient stay the plan's own."""
     document = _document(plan)
@@ -98,8 +103,8 @@ def private_plan(plan: Plan, promise: Promise, patients: int) -> Plan:
 
 def _private(plan: Plan, promise: Promise, patients: int) -> Arm:
     private = private_plan(plan, promise, patients)
-    said = f"{promise.epsilon:g}"
-    return Arm(f"epsilon-{said}", f"private, ε = {said}", "private", private, promise, terms_for(private, _SITE))
+    name, title = f"epsilon-{promise.epsilon:g}", f"private, {epsilon_of(promise)}"
+    return Arm(name, title, "private", private, promise, terms_for(private, _SITE))
 
 
 def _overfitted(plain: Plan) -> Plan:

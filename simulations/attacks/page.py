@@ -19,7 +19,7 @@ import numpy as np
 from markupsafe import Markup
 
 import server.report
-from server.report.metrics import DASH, UNDETERMINED, label
+from server.report.metrics import UNDETERMINED, label
 from server.report.page import unbroken
 from server.report.tables import Cell, Table
 from simulations.attacks import plots, words
@@ -168,7 +168,7 @@ def _strip(found: Comparison, patient: int, some: Sequence[Reconstruction]) -> S
     pictures = [(plots.picture(truth, found.grey), "the patient's image")]
     for one in some:
         assert one.picture is not None  # noqa: S101 - chosen for having one
-        caption = f"from the gradient, {titles[one.arm]}: SSIM {one.found.ssim:.2f}"
+        caption = f"from the gradient, {titles[one.arm]}: SSIM {words.two_decimals(one.found.ssim)}"
         pictures.append((plots.picture(one.picture, found.grey), caption))
     return Strip(f"Patient {patient}", tuple(pictures))
 
@@ -184,7 +184,7 @@ def _promised(arm: ArmFound) -> tuple[Cell, ...]:
 
 
 def _estimate(found: Estimate) -> Cell:
-    return Cell(f"{found.value:.2f}", f"{found.low:.2f}{DASH}{found.high:.2f}", found.value)
+    return Cell(words.two_decimals(found.value), f"{found.low:.2f} to {found.high:.2f}", found.value)
 
 
 def _share(value: float) -> Cell:
@@ -196,7 +196,7 @@ def _decibels(value: float) -> Cell:
 
 
 def _number(value: float) -> Cell:
-    return Cell(f"{value:.2f}", value=value) if np.isfinite(value) else Cell(UNDETERMINED)
+    return Cell(words.two_decimals(value), value=value) if np.isfinite(value) else Cell(UNDETERMINED)
 
 
 def _markup(drawing: str) -> Markup:

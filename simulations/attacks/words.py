@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simulations.attacks.arms import epsilon_of
 from simulations.attacks.bounds import most_tpr
 from simulations.attacks.findings import ArmFound, Comparison, Network
 from simulations.attacks.likeness import Likeness
@@ -56,7 +57,8 @@ def own_network(found: Comparison) -> str:
     kept = _verdict(*pair) == _NOTHING
     told = "keeps the image to itself" if kept else "gives the image away too"
     caution = " That is luck of its architecture and of this attack, and nobody promises it." if kept else ""
-    return f"Without privacy, the plan's own network at its first weights {told} (SSIM {pair[0].ssim:.2f}).{caution}"
+    alike = f"SSIM {two_decimals(pair[0].ssim)}"
+    return f"Without privacy, the plan's own network at its first weights {told} ({alike}).{caution}"
 
 
 def limits(found: Comparison) -> tuple[str, ...]:
@@ -68,6 +70,8 @@ def limits(found: Comparison) -> tuple[str, ...]:
         "the coordinator sees more than the last model, and other hospitals' patients are there to hide among.",
         "Noise and coins follow from a seed here, so that the comparison can be repeated. At a hospital they come from "
         "a cryptographic generator.",
+        "Models of so few patients learn little, and with privacy less: what privacy costs in quality is to be read "
+        "from runs with as many patients as the hospitals have.",
         "The proven ε takes guesses about patients of one model as independent, which they nearly are.",
     )
 
@@ -75,6 +79,11 @@ def limits(found: Comparison) -> tuple[str, ...]:
 def best_at_10(arm: ArmFound) -> float:
     """Of 100 members, how many the better attack finds when it accuses 10 of 100 strangers."""
     return 100 * max(success.tpr_at_10 for success in arm.attacks.values())
+
+
+def two_decimals(value: float) -> str:
+    """The number as text; what rounds to nothing has no sign."""
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 _BACK, _NEARER, _NOTHING = "the image comes back", "a picture nearer than a guess comes back", "no picture comes back"
@@ -109,14 +118,16 @@ def _pictures(found: Comparison) -> str:
         return "No image was looked for in a gradient."
     return (
         "From what one patient adds to the first update of a small network without privacy, "
-        f"{_verdict(*plain)} (SSIM {plain[0].ssim:.2f}; 1 is the same image); "
-        f"from what training with {_epsilon(private[0])} lets out, {_verdict(*kept)} ({kept[0].ssim:.2f}; "
-        f"a guess without any gradient has {kept[1].ssim:.2f})."
+        f"{_verdict(*plain)} (SSIM {two_decimals(plain[0].ssim)}; 1 is the same image); "
+        f"from what training with {_epsilon(private[0])} lets out, {_verdict(*kept)} ({two_decimals(kept[0].ssim)}; "
+        f"a guess without any gradient has {two_decimals(kept[1].ssim)})."
     )
 
 
 def _proven(arm: ArmFound) -> str:
     claim = f"{arm.arm.promise.epsilon:g}" if arm.arm.promise else "no ε"
+    if not arm.proof.epsilon:
+        return f"{arm.arm.title}: {claim} claimed, nothing proven."
     basis = f"{arm.proof.hits} of {arm.proof.members} found, {arm.proof.false_alarms} of {arm.proof.strangers} accused"
     return f"{arm.arm.title}: {claim} claimed, at least {arm.proof.epsilon:.2f} proven ({basis})."
 
@@ -128,7 +139,7 @@ def _most_at_10(arm: ArmFound) -> float:
 
 def _epsilon(arm: ArmFound) -> str:
     assert arm.arm.promise is not None  # noqa: S101 - only private arms come here
-    return f"ε = {arm.arm.promise.epsilon:g}"
+    return epsilon_of(arm.arm.promise)
 
 
 def _listed(parts: Sequence[str]) -> str:

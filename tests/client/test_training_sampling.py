@@ -169,25 +169,20 @@ def test_nobody_s_images_are_read_before_they_are_asked_for() -> None:
 @pytest.mark.parametrize("rate", [0.1, 0.37])
 def test_each_patient_takes_part_with_the_rate_whoever_else_is_there(rate: float) -> None:
     """Oracle: the binomial distribution; a rate a fifth larger is rejected."""
-    drawn, steps = np.zeros(5, int), 4000
-    source = sampler(site((1, 1, 1, 1, 1)), noise=SecureNoise())
+    drawn, steps, data = np.zeros(5, int), 4000, site((1, 1, 1, 1, 1))
+    source = sampler(data, noise=SecureNoise())
+    who = {one.voxels.tobytes(): place for place, one in enumerate(data.cases)}
     together = np.zeros(steps, int)
     for step in range(steps):
-        names = [place for place in range(5) if place in drawn_at(source, step, rate)]
+        names = [who[batch.images.numpy().tobytes()] for batch in source.step(step, rate)]
         drawn[names] += 1
         together[step] = len(names)
     assert all(stats.binomtest(int(count), steps, rate).pvalue > 1e-6 for count in drawn)
     assert any(stats.binomtest(int(count), steps, rate * 1.2).pvalue < 1e-3 for count in drawn), "control"
     expected = stats.binom.pmf(np.arange(6), 5, rate) * steps
     seen = np.bincount(together, minlength=6)
-    common = expected > 5
-    pooled = [np.append(one[common], one[~common].sum()) for one in (seen, expected)]
+    pooled = [np.append(one[:4], one[4:].sum()) for one in (seen, expected)]
     assert stats.chisquare(*pooled, sum_check=False).pvalue > 1e-6, "numbers drawn are binomial: coins are independent"
-
-
-def drawn_at(source: Sampler, step: int, rate: float) -> set[int]:
-    voxels = {site((1, 1, 1, 1, 1)).cases[place].voxels.tobytes(): place for place in range(5)}
-    return {voxels[batch.images.numpy().tobytes()] for batch in source.step(step, rate)}
 
 
 class Unreadable(Sequence[Case]):

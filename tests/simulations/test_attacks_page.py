@@ -139,8 +139,8 @@ def test_the_lead_is_three_sentences_with_the_numbers_of_the_document(found: Com
     plain = max(attack["tpr_at_10"] for attack in document(found)["membership"][1]["attacks"].values())
     assert f"recognises {100 * plain:.0f} of 100" in without
     assert "guessing would recognise 10" in without
-    assert "with ε = 8" in private
-    assert "no attack whatever can exceed 100 with ε = 8 and 27 with ε = 1" in private
+    assert "with ε\xa0=\xa08" in private
+    assert "no attack whatever can exceed 100 with ε\xa0=\xa08 and 27 with ε\xa0=\xa01" in private
     assert "the image comes back (SSIM 0.95" in pictures
     assert "no picture comes back (0.02" in pictures
     assert all(sentence in said(page) for sentence in (without, private, pictures))
@@ -182,7 +182,12 @@ def test_without_reconstructions_the_page_says_so() -> None:
 def test_what_is_proven_is_said_with_its_counts(found: Comparison) -> None:
     sentences = words.proven(found)
     assert len(sentences) == 3
-    for sentence, arm in zip(sentences, found.arms[1:], strict=True):
+    assert sentences[1:] == [
+        f"{arm.arm.title}: {arm.arm.promise.epsilon:g} claimed, nothing proven."
+        for arm in found.arms[2:]
+        if arm.arm.promise
+    ]
+    for sentence, arm in zip(sentences[:1], found.arms[1:2], strict=True):
         assert f"at least {arm.proof.epsilon:.2f} proven ({arm.proof.hits} of {arm.proof.members} found" in sentence
 
 
@@ -205,8 +210,8 @@ def test_the_table_of_an_attack_holds_its_numbers_arm_by_arm(found: Comparison) 
 def test_the_table_of_promises_has_a_promise_exactly_where_one_was_made(found: Comparison) -> None:
     rows = {name: [cell.text for cell in cells] for name, cells in promise_table(found).rows}
     assert rows["no privacy"][0] == "none"
-    assert rows["private, ε = 8"][0] == "8"
-    assert rows["private, ε = 1"][4] == f"{most_advantage(ARMS[3].promise):.2f}" == "0.46"  # type: ignore[arg-type]
+    assert rows["private, ε\xa0=\xa08"][0] == "8"
+    assert rows["private, ε\xa0=\xa01"][4] == f"{most_advantage(ARMS[3].promise):.2f}" == "0.46"  # type: ignore[arg-type]
 
 
 def test_an_undetermined_quality_is_shown_as_such() -> None:

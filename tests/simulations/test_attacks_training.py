@@ -221,7 +221,7 @@ def distance_moved(patients: int, arm: Arm) -> float:
     """How far one training moves the weights."""
     sites = memory_sites()
     bench, everybody = sites.workbench, population(sites, SPECS)
-    initial = bench.load(bench.initial_weights()) and read_vector(bench.model)
+    initial = bench.initial_weights()
     members = np.zeros(len(everybody.patients), bool)
     members[:patients] = True
     train(bench, arm, everybody.training_data(members), 0)

@@ -13,7 +13,7 @@ from small_hospitals import Said, contents, sim, write_scenario
 from server.results import read_rounds
 from simulations import scenario
 
-COMMANDS = ["run", "baselines", "compare", "phantoms", "scenarios"]
+COMMANDS = ["run", "baselines", "compare", "attack", "privacy", "pretrain", "phantoms", "scenarios"]
 Capsys = pytest.CaptureFixture[str]
 
 
