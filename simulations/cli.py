@@ -45,8 +45,8 @@ def run_command(
     seed: Seed = None,
     workers: Workers = None,
     change: Changes = None,
-    engine: Annotated[str, typer.Option(help="inprocess or ray (Flower).")] = "inprocess",
-    baselines: Annotated[bool | None, typer.Option(help="Also train each site alone and all data pooled.")] = None,
+    engine: Annotated[str, typer.Option(help="inprocess, or Flower's: ray.")] = "inprocess",
+    baselines: Annotated[bool | None, typer.Option(help="Also train alone, and pooled.")] = None,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,
     unsafe_seeded_noise: Annotated[
         bool, typer.Option("--unsafe-seeded-noise", help="Repeatable: protects nobody.")

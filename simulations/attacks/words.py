@@ -19,6 +19,8 @@ from simulations.attacks.likeness import Likeness
 
 _ALIKE = 0.5
 """SSIM from which a picture is called the patient's image."""
+_ALL = 99.5
+"""Of 100 members, from which a bound is no bound."""
 _NEARER_DB = 1.0
 """By how much a picture must be nearer the truth than the guess before it is called so."""
 
@@ -106,8 +108,11 @@ def _without(found: Comparison) -> str:
 def _with(found: Comparison) -> str:
     private = found.of_kind("private")
     told = [f"{best_at_10(arm):.0f} with {_epsilon(arm)}" for arm in private]
-    most = [f"{_most_at_10(arm):.0f} with {_epsilon(arm)}" for arm in private]
-    return f"With privacy the same attacker recognises {_listed(told)}; no attack whatever can exceed {_listed(most)}."
+    limited = [f"{_most_at_10(arm):.0f} with {_epsilon(arm)}" for arm in private if _most_at_10(arm) < _ALL]
+    unlimited = [_epsilon(arm) for arm in private if _most_at_10(arm) >= _ALL]
+    promised = [f"no attack whatever can exceed {_listed(limited)}"] if limited else []
+    promised += [f"the promise of {_listed(unlimited)} by itself rules no attack out"] if unlimited else []
+    return f"With privacy the same attacker recognises {_listed(told)}; {', and '.join(promised)}."
 
 
 def _pictures(found: Comparison) -> str:

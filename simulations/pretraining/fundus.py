@@ -29,18 +29,20 @@ def fundus(seed: int, index: int) -> Example:
     rng = generator(seed, "pretraining-fundus", index)
     eye = _eye(rng)
     vessels = grow(rng, eye)
-    light = _background(rng, eye) * (1 - _absorbed(rng, vessels, eye))
+    light = _background(rng, eye) * (1 - _absorbed(rng, vessels, eye)) * _grain(rng, eye)
     light = gaussian_filter(light, rng.uniform(0.3, 1.1))
     light += rng.normal(0, rng.uniform(0.004, 0.02), light.shape)
     field = _field(rng, eye)
-    level = rng.uniform(0.35, 0.6)
-    grey = np.where(field, np.clip(light * level, 0.1, 1), rng.choice([0.0, rng.uniform(0.0, 0.06)]))
+    # The edge of the field is a little soft, and darker than what it frames.
+    seen = gaussian_filter(field.astype(np.float64), rng.uniform(0.5, 3.0)) ** rng.uniform(0.5, 2.0) * field
+    beyond, level = rng.choice([0.0, rng.uniform(0.0, 0.06)]), rng.uniform(0.35, 0.6)
+    grey = beyond + (np.clip(light * level, 0.1, 1) - beyond) * seen
     return Example(eight_bit(grey, "fundus"), _drawn_by_hand(rng, vessels, eye) * field)
 
 
 def _eye(rng: np.random.Generator) -> Eye:
     """A camera that sees 30 to 50 degrees, centred near the macula or near the disc."""
-    zoom = rng.uniform(0.85, 1.45)
+    zoom = rng.uniform(0.85, 1.65)
     side = rng.choice([-1.0, 1.0])
     middle, apart = EDGE_PX / 2, 165 * zoom
     aim = rng.uniform(-0.1, 1.15)
@@ -62,11 +64,11 @@ def _absorbed(rng: np.random.Generator, vessels: Vessels, eye: Eye) -> Field:
     depth = strongest * np.clip(vessels.radii / 2.2, 0.35, 1) ** rng.uniform(0.2, 0.9)
     depth = depth * np.where(vessels.artery, rng.uniform(0.6, 0.95), 1.0)
     absorbed = paint(vessels, depth, vessels.radii, eye.edge)
-    wide = vessels.artery & (vessels.radii > 1.8)
-    if wide.any() and rng.random() < 0.7:
+    wide = (vessels.artery | (rng.random() < 0.3)) & (vessels.radii > 1.8)
+    if wide.any() and rng.random() < 0.75:
         arteries = Vessels(vessels.rows[wide], vessels.columns[wide], vessels.radii[wide], vessels.artery[wide])
         reflex = paint(arteries, np.ones(int(wide.sum())), vessels.radii[wide] * 0.3, eye.edge)
-        absorbed -= rng.uniform(0.03, 0.16) * gaussian_filter(reflex, 0.5)
+        absorbed -= rng.uniform(0.03, 0.22) * gaussian_filter(reflex, 0.5)
     fading = np.clip(1 + 0.15 * smooth(rng, absorbed.shape, (60.0, 60.0)), 0.4, 1.3)
     return np.asarray(absorbed * fading)
 
@@ -92,6 +94,15 @@ def _background(rng: np.random.Generator, eye: Eye) -> Field:
     away = np.hypot(rows - eye.macula[0], columns - eye.macula[1]) / eye.disc_px
     light -= rng.uniform(0.03, 0.3) * np.exp(-((away / rng.uniform(0.5, 1.3)) ** 2))
     return np.asarray(_with_lesions(rng, light) + _disc(rng, eye))
+
+
+def _grain(rng: np.random.Generator, eye: Eye) -> Field:
+    """What bright parts of a fundus are covered with: nerve fibres, pigment, the grain of old film; factors about 1."""
+    shape = (eye.edge, eye.edge)
+    fine = rng.uniform(0.004, 0.04) * smooth(rng, shape, (rng.uniform(1.2, 2.5),) * 2)
+    coarse = rng.uniform(0.004, 0.025) * smooth(rng, shape, (rng.uniform(2.5, 6.0), rng.uniform(2.5, 6.0)))
+    where = np.clip(np.exp(rng.uniform(0.2, 0.8) * smooth(rng, shape, (90.0, 90.0))), 0.3, 2.2)
+    return np.asarray(np.clip(1 + (fine + coarse) * where, 0.3, 1.7))
 
 
 def _disc(rng: np.random.Generator, eye: Eye) -> Field:
@@ -135,4 +146,4 @@ def _field(rng: np.random.Generator, eye: Eye) -> MaskArray:
     seen = np.hypot(rows, columns) < 0.495 * eye.edge
     if rng.random() < 0.5:
         seen &= np.abs(rows) < rng.uniform(0.36, 0.48) * eye.edge
-    return seen.astype(np.uint8)
+    return np.asarray(seen, np.uint8)

@@ -101,7 +101,8 @@ def grow(rng: np.random.Generator, eye: Eye) -> Vessels:
             break
         points.append(np.stack([tips.row, tips.column, tips.radius, tips.artery]))
         if step >= _YOUNG:
-            taken[_cells(*points[step - _YOUNG][:2], eye)] = True
+            rows, columns, *_ = points[step - _YOUNG]
+            taken[_cells(rows, columns, eye)] = True
         parents = (rng.random(tips.row.size) < branching * _STEP_PX) & _may_branch(tips, eye)
         if vessels < _MOST_VESSELS and parents.any():
             tips = _branched(rng, tips, parents)

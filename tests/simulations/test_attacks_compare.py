@@ -1,5 +1,6 @@
 """``consilium-sim attack`` end to end, on hospitals of tiny pictures and on phantoms, and what it refuses."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -118,6 +119,7 @@ def test_the_range_of_grey_is_the_plan_s_and_not_the_patients(tmp_path: Path) ->
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_says_three_sentences_and_whether_the_attack_works(
     capsys: pytest.CaptureFixture[str], images: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +140,34 @@ def test_an_unknown_scenario_is_one_sentence(capsys: pytest.CaptureFixture[str],
     assert said.status == 1
     assert "there is no scenario atack-demo" in said.err
     assert "attack-demo" in said.err.partition("hint:")[2]
+
+
+def test_the_command_refuses_fewer_shadows_than_an_attack_needs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = sim(capsys, "attack", "attack-demo", "--shadows", 5, "--out", tmp_path / "out")
+    assert said.status == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_real_images_must_be_named_and_phantoms_make_their_own(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="needs real images"):
+        attack(scenario(tmp_path), order(tmp_path / "out", None), Silent())
+    with pytest.raises(ScenarioError, match="makes its own images"):
+        attack(load("attack-demo"), order(tmp_path / "out", images), Silent())
+    assert not (tmp_path / "out").exists(), "everything is checked before anything is written"
+
+
+def test_overwriting_keeps_what_somebody_else_has_put_into_the_folder(
+    real: tuple[Comparison, Path], images: Path
+) -> None:
+    _, out = real
+    (out / "notes.txt").write_text("mine")
+    before = (out / DOCUMENT).read_bytes()
+    again = dataclasses.replace(order(out, images), existing="overwrite")
+    attack(scenario(out.parent), again, Silent())
+    assert (out / DOCUMENT).read_bytes() == before
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_the_help_fits_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
