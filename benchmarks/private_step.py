@@ -17,6 +17,7 @@ from micro import Turns, in_turns
 from rows import Row, Target, ratios
 
 from client.training.batches import Batch
+from client.training.engines import ROWS_ON_CPU
 from client.training.per_patient import Network, OneByOne, PatientGradients
 from client.training.private import give_gradient
 from client.training.vectorised import SideBySide
@@ -86,7 +87,7 @@ class Work:
 
             return step
 
-        loop, vectorised = OneByOne(self.network, clip), SideBySide(self.network, clip, len(self.everything))
+        loop, vectorised = OneByOne(self.network, clip), SideBySide(self.network, clip, min(len(self.everything), ROWS_ON_CPU))
         return {"plain": plain, "loop": private(loop), "vectorised": private(vectorised)}
 
 

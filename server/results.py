@@ -9,7 +9,7 @@ Promises
   it happens on writing.
 
 Leaves to others: computing any of the numbers (``shared.evaluation``), and showing them (``server.report``).
-``docs/results.md`` describes every key.
+``docs/run-folder.md`` describes every key.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def read_results(folder: Path) -> Results:
     try:
         return Results(**document | _typed(document))
     except (KeyError, TypeError):
-        raise RunError(f"{RESULTS} lacks keys or has unknown ones", hint="docs/results.md lists them") from None
+        raise RunError(f"{RESULTS} lacks keys or has unknown ones", hint="docs/run-folder.md lists them") from None
 
 
 def append_round(path: Path, record: RoundRecord) -> None:
@@ -234,7 +234,7 @@ def read_rounds(path: Path) -> tuple[RoundRecord, ...]:
     try:
         return tuple(_round_from(json.loads(line)) for line in whole.split("\n") if line)
     except (ValueError, KeyError, TypeError):
-        raise RunError(f"{ROUNDS} holds a line that is no round", hint="docs/results.md describes a line") from None
+        raise RunError(f"{ROUNDS} holds a line that is no round", hint="docs/run-folder.md describes a line") from None
 
 
 def keep_rounds(path: Path, last: int) -> None:

@@ -31,6 +31,7 @@ from client.training.batches import TrainingData
 from client.training.device import choose
 from shared import models, tasks
 from shared.durable import SHARED, replace_file
+from shared.errors import PlanError
 from shared.plan import Plan
 from shared.preprocessing.image import Case
 from shared.preprocessing.pipeline import prepare
@@ -48,6 +49,8 @@ _FEATURES_OF = 4_000
 _AT_ONCE = 64
 _RIDGE = 1e-2
 _NEWTON_STEPS = 20
+_LEAST_SHARE = 1e-9
+"""Components with less variance than this share of the largest are rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -176,12 +179,17 @@ def whitening(features: NDArray[np.float64], count: int) -> tuple[NDArray[np.flo
 
     Features are standardised before, so that their units do not decide.
 
-    A feature that never changes gets no weight; a component without variance would have none to scale, so ``count``
-    must not exceed the rank.
+    A feature that never changes gets no weight. Raises ``PlanError`` where fewer than ``count`` components vary.
     """
     mean, deviation = features.mean(axis=0), features.std(axis=0)
     scale = np.where(deviation > 0, 1 / np.where(deviation > 0, deviation, 1), 0)
     variances, axes = np.linalg.eigh(np.cov((features - mean) * scale, rowvar=False, bias=True))
+    rank = int((variances > _LEAST_SHARE * variances.max()).sum())
+    if rank < count:
+        raise PlanError(
+            f"the features of made-up images are of rank {rank}, model.channels asks for {count} whitened ones",
+            hint="ask for fewer (the last of model.channels), or make more images up",
+        )
     largest = np.argsort(-variances, kind="stable")[:count]
     weight = (axes[:, largest] / np.sqrt(variances[largest])).T * scale
     return weight, -weight @ mean

@@ -65,7 +65,7 @@ def test_results_json_holds_every_key_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_the_documentation_names_every_key_and_no_other() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "run-folder.md").read_text(encoding="utf-8")
     section = text.split("## results.json")[1].split("A **block**")[0]
     documented = {line.split("`")[1].split(".")[0] for line in section.splitlines() if line.startswith("| `")}
     assert documented == set(results_document(results()))

@@ -5,10 +5,10 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation, binary_erosion, gaussian_filter
 
 from simulations.pretraining.example import Example
 from simulations.pretraining.lesions import FINDINGS, lesion
-from simulations.pretraining.marks import burned_in
 
 NUMBER = 160
 
@@ -142,26 +142,47 @@ def test_scanner_and_place_say_nothing_of_the_diagnosis() -> None:
     assert abs(ill) < 4 * ratios.std() / np.sqrt(NUMBER / 4)
 
 
-def test_marks_are_drawn_over_about_half_of_all_images_and_change_few_pixels() -> None:
-    rng = np.random.default_rng(0)
-    plain, mask = np.zeros((150, 190)), np.zeros((150, 190), np.uint8)
-    mask[50:90, 60:130] = 1
-    changed = [np.mean(burned_in(rng, plain, mask) != plain) for _ in range(200)]
-    assert 0.35 < np.mean([share > 0 for share in changed]) < 0.75
-    assert max(changed) < 0.05
-    assert not plain.any()  # the image that was given is left as it was
+def test_small_lesions_and_large_ones_are_told_apart_by_their_masks() -> None:
+    def width(example: Example) -> float:
+        _, _, left, right = box(example)
+        return float(right - left)
+
+    having, lacking = mean_of(width, "large")
+    assert having > 1.3 * lacking
 
 
-def test_callipers_stand_at_the_ends_of_the_lesion() -> None:
-    plain, mask = np.zeros((150, 190)), np.zeros((150, 190), np.uint8)
-    mask[50:90, 60:130] = 1
-    near = np.zeros(mask.shape, bool)
-    for row, column in ((50, 94), (89, 94), (69, 60), (69, 129)):
-        near[row - 7 : row + 8, column - 7 : column + 8] = True
-    shares = []
-    for seed in range(300):
-        drawn = burned_in(np.random.default_rng(seed), plain, mask) > 0
-        if 10 < drawn.sum() < 60 and (drawn & near).any():
-            shares.append((drawn & near).sum() / drawn.sum())
-    assert len(shares) > 20
-    assert np.median(shares) == 1.0
+def test_a_halo_is_brighter_than_the_tissue_beyond_it() -> None:
+    def rim(example: Example) -> float:
+        near = binary_dilation(example.mask, iterations=6) & (example.mask == 0)
+        far = binary_dilation(example.mask, iterations=16) & ~binary_dilation(example.mask, iterations=10)
+        return float(grey(example)[near].mean() - grey(example)[far].mean())
+
+    having, lacking = mean_of(rim, "haloed")
+    assert having > lacking + 4
+
+
+def test_sharp_outlines_are_steeper_than_indistinct_ones() -> None:
+    def steepness(example: Example) -> float:
+        smooth = gaussian_filter(grey(example), 1.5)
+        outside = binary_dilation(example.mask, iterations=3) & (example.mask == 0)
+        inside = (example.mask > 0) & ~binary_erosion(example.mask, iterations=3)
+        return float((smooth[outside].mean() - smooth[inside].mean()) / (smooth.std() + 1e-6))
+
+    having, lacking = mean_of(steepness, "indistinct")
+    assert having < lacking
+
+
+def test_most_lesions_are_darker_than_what_surrounds_them() -> None:
+    darker = [
+        grey(example)[example.mask > 0].mean() < grey(example)[binary_dilation(example.mask, iterations=12)].mean()
+        for example in examples()
+    ]
+    assert np.mean(darker) > 0.85
+
+
+def test_no_finding_alone_gives_the_diagnosis_away() -> None:
+    """Guessing by any one of them is right in fewer than nine of ten."""
+    ill = np.array([shows(example, "malignant") for example in examples()])
+    for name in FINDINGS[1:]:
+        having = np.array([shows(example, name) for example in examples()])
+        assert max(np.mean(having == ill), np.mean(having != ill)) < 0.9

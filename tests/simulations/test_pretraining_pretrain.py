@@ -1,5 +1,7 @@
 """Pretraining gives the same bytes twice, weights that a plan loads, and features as it promises."""
 
+import hashlib
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -7,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
+from typer.testing import CliRunner
 
 from client.training.inference import scores
 from client.workbench import Workbench
@@ -16,9 +20,10 @@ from shared.errors import PlanError
 from shared.plan import Plan, from_document
 from shared.preprocessing.image import Case
 from shared.tasks import task_for
-from simulations.pretraining.curriculum import CURRICULA, curriculum_for, lesson
+from simulations.cli import app
+from simulations.pretraining.curriculum import curriculum_for, lesson
 from simulations.pretraining.fundus import fundus
-from simulations.pretraining.lesions import FINDINGS, lesion
+from simulations.pretraining.lesions import FINDINGS
 from simulations.pretraining.pretrain import Order, Weights, logistic, pretrain, save, whitening
 from simulations.progress import Silent
 
@@ -63,6 +68,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("name", PLANS)
+def test_the_same_order_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    again = pretrain(PLANS[name], LESSON, Silent())
+    assert save(pretrained(name), tmp_path / "first") == save(again, tmp_path / "second")
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["whitened_cnn", "fine_unet"])
 def test_the_same_order_gives_the_same_bytes_on_one_process_or_two(name: str, tmp_path: Path) -> None:
     again = pretrain(PLANS[name], Order(seed=5, images=24, steps=3, workers=2), Silent())
@@ -180,36 +193,71 @@ def test_the_whitened_start_separates_made_up_lesions_as_its_features_allow() ->
     assert np.array_equal(weights["head.weight"][0], -weights["head.weight"][1])
 
 
-def test_what_no_generator_makes_is_refused_with_what_there_is() -> None:
-    plan = plan_for({"name": "cnn"}, data={"modality": "ct", "classes": ["well", "ill"]})
-    with pytest.raises(PlanError, match="nothing is made up for classification of ct images") as caught:
-        curriculum_for(plan)
-    assert "classification of us" in caught.value.hint
+def test_weights_hold_one_float32_tensor_for_each_parameter_and_nothing_else() -> None:
+    for name, plan in PLANS.items():
+        task = task_for(plan)
+        wanted = dict(models.build(plan, task.output_channels, task.output).named_parameters())
+        assert wanted.keys() == pretrained(name).keys()
+        for key, parameter in wanted.items():
+            assert pretrained(name)[key].dtype == np.float32
+            assert pretrained(name)[key].shape == tuple(parameter.shape)
 
 
-def test_a_plan_with_other_classes_is_refused_rather_than_taught_the_wrong_ones() -> None:
-    plan = plan_for({"name": "cnn"}, data={"classes": ["malignant", "benign"]})
-    with pytest.raises(PlanError, match=r"data\.classes says malignant, benign"):
-        curriculum_for(plan)
+def test_every_weight_is_finite() -> None:
+    for name in PLANS:
+        assert all(np.isfinite(tensor).all() for tensor in pretrained(name).values())
 
 
-def test_a_lesson_has_nothing_private_and_keeps_what_decides_the_network_and_its_input() -> None:
-    private = {"unit": "patient", "epsilon": 8.0, "delta": 1e-4, "clip_norm": 1.0, "public_patients": 10}
-    private["covers"] = "training"
-    plan = plan_for({"name": "cnn", "channels": [4, 8], "freeze": ["stages"]}, privacy=private)
-    taught = lesson(plan, curriculum_for(plan), 3, 50)
-    assert taught.privacy.unit == "none"
-    assert taught.model.freeze == ()
-    assert taught.model.channels == plan.model.channels
-    assert taught.preprocessing == plan.preprocessing
-    assert taught.training.steps == 50
-    assert taught.data.classes == FINDINGS
+def test_the_file_is_named_by_the_digest_of_its_bytes(tmp_path: Path) -> None:
+    digest = save(pretrained("cnn"), tmp_path / "deeper" / "start.safetensors")
+    assert hashlib.sha256((tmp_path / "deeper" / "start.safetensors").read_bytes()).hexdigest() == digest
+    read = safetensors.numpy.load_file(tmp_path / "deeper" / "start.safetensors")
+    assert all(np.array_equal(read[key], tensor) for key, tensor in pretrained("cnn").items())
 
 
-def test_every_curriculum_gives_images_of_its_modality() -> None:
-    for (task, modality), curriculum in CURRICULA.items():
-        example = curriculum.generate(0, 0)
-        assert example.image.modality == modality
-        assert bool(example.findings) == (task == "classification")
-        assert len(example.findings) == len(curriculum.findings)
-    assert lesion(0, 1).findings[0] == 1
+def test_writing_the_same_weights_in_another_order_gives_the_same_file(tmp_path: Path) -> None:
+    backwards = dict(reversed(pretrained("cnn").items()))
+    assert save(backwards, tmp_path / "first") == save(pretrained("cnn"), tmp_path / "second")
+
+
+def test_an_old_file_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "start.safetensors"
+    path.write_bytes(b"something else")
+    digest = save(pretrained("cnn"), path)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+
+
+def test_a_network_whose_layers_a_plan_freezes_is_pretrained_all_the_same() -> None:
+    frozen = plan_for({"name": "cnn", "channels": [4, 8], "freeze": ["stages"]})
+    found = pretrain(frozen, LESSON, Silent())
+    assert all(np.array_equal(found[key], tensor) for key, tensor in pretrained("cnn").items())
+
+
+def test_a_plan_that_names_weights_which_do_not_exist_yet_can_be_pretrained() -> None:
+    """The plan that will use the file is the plan from which it is made."""
+    pointed = {"file": "not-there-yet.safetensors", "sha256": "0" * 64}
+    found = pretrain(plan_for({"name": "cnn", "channels": [4, 8], "pretrained": pointed}), LESSON, Silent())
+    assert all(np.array_equal(found[key], tensor) for key, tensor in pretrained("cnn").items())
+
+
+def test_more_features_than_images_show_are_refused_rather_than_blown_up() -> None:
+    few = np.random.default_rng(8).normal(size=(3, 6))
+    with pytest.raises(PlanError, match="of rank 2"):
+        whitening(few, 5)
+
+
+def test_the_command_prints_what_a_plan_needs_and_writes_the_file(tmp_path: Path) -> None:
+    out = tmp_path / "start.safetensors"
+    small = ["--images", "4", "--steps", "1", "--workers", "1", "--set", "model.channels=[2,2,2]"]
+    found = CliRunner().invoke(app, ["pretrain", "breast-private", "--out", str(out), *small])
+    assert found.exit_code == 0, found.output
+    said = tomllib.loads(found.stdout)["model"]["pretrained"]
+    assert said["file"] == out.as_posix()
+    assert said["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def test_the_command_refuses_a_scenario_for_which_nothing_is_made_up(tmp_path: Path) -> None:
+    out = tmp_path / "start.safetensors"
+    found = CliRunner().invoke(app, ["pretrain", "demo", "--out", str(out)])
+    assert isinstance(found.exception, PlanError)
+    assert not out.exists()

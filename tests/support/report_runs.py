@@ -88,7 +88,7 @@ def overlap(dice: float, half: float, patients: int) -> dict[str, Any]:
 
 
 def block(gain: float = 0.0, half: float = 0.019) -> dict[str, Any]:
-    """A ``final`` block: macro and worst follow from the sites by the definition of ``docs/results.md``."""
+    """A ``final`` block: macro and worst follow from the sites by the definition of ``docs/run-folder.md``."""
     sites = {site: overlap(SKILL[site] + gain, 2.4 * half, PATIENTS[site]) for site in SITES}
     macro = {name: float(np.mean([sites[site][name]["value"] for site in SITES])) for name in sites["drive"]}
     lowest = {
