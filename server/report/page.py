@@ -221,9 +221,9 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         ("Privacy", guarantee, f"δ = {private.delta:g}, per patient" if private.delta else "no differential privacy")
     )
     ratio = results.timing.overhead_ratio
-    cost = (
-        f"{ratio:.2f} {TIMES} local training" if ratio else f"{duration(results.timing.local_training_s)} in training"
-    )
+    trained = results.timing.local_training_s
+    told = f"{duration(trained)} in training" if trained else "from images to report"
+    cost = f"{ratio:.2f} {TIMES} local training" if ratio else told
     return [*facts, ("Time", duration(results.timing.total_s), cost)]
 
 
