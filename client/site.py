@@ -25,12 +25,13 @@ from client.protected import Guard, Protected
 from client.training import local
 from client.training.batches import TrainingData
 from client.training.device import release
-from client.training.inference import statistics
+from client.training.inference import scores, told
 from client.workbench import Workbench
 from shared import checkpoint
 from shared.arrays import read_vector
 from shared.errors import CaseError, ConsiliumError, ProtocolError, SiteDataError
 from shared.evaluation.additive import in_units
+from shared.evaluation.subgroups import layout
 from shared.messages import (
     PROTOCOL,
     Envelope,
@@ -178,8 +179,10 @@ class Site:
     def _measure(self, split: Split) -> Measured:
         began = time.perf_counter()
         bench = self.workbench
-        found = statistics(bench.model, self.data.split(split), bench.task, bench.plan, bench.device)
-        return Measured(found.flat(), bench.task.schema.digest(), time.perf_counter() - began)
+        leaving = layout(bench.task.schema, bench.plan, split)
+        scored = scores(bench.model, self.data.split(split), bench.task, bench.plan, bench.device)
+        found = told(leaving, scored, bench.task)
+        return Measured(found.flat(), leaving.schema.digest(), time.perf_counter() - began)
 
     def _keep(self, weights: Vector, envelope: Envelope) -> None:
         assert self.folder is not None  # noqa: S101 - the caller looked

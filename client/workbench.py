@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -24,13 +24,14 @@ from client.data.progress import Progress, silent
 from client.training import canary, engines, self_test
 from client.training import device as devices
 from client.training.per_patient import Network, PatientGradients
-from shared import fingerprint, models, tasks
+from shared import admission, models, tasks
 from shared.arrays import ParameterSchema, read_vector, schema_of, write_vector
 from shared.errors import PlanError
+from shared.fingerprint import Arithmetic, Fingerprint
 from shared.fixed_point import quantise
 from shared.messages import Update, Vector
 from shared.plan import Plan
-from shared.tasks.task import Task, released_definition
+from shared.tasks.task import Task
 
 _AUDIT_AT_MOST_S = 60.0
 """A coordinator waits for the first answer; ``consilium-site self-test`` takes its time."""
@@ -108,9 +109,25 @@ class Workbench:
     def _network(self) -> Network:
         return Network.of(self.model, self.task, self.plan, self.device)
 
-    def fingerprint(self) -> fingerprint.Fingerprint:
-        """Versions and schema digests of this installation under this plan."""
-        return fingerprint.collect(self.parameters.digest(), released_definition(self.task, self.plan))
+    def fingerprint(self) -> Fingerprint:
+        """What this installation is and makes of the built-in phantom under this plan; made when first asked for.
+
+        No case of a site is read for it, and ``model`` stays as it is.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> Fingerprint:
+        return admission.fingerprint_of(self.plan, self.task, self._machine())
+
+    def _machine(self) -> admission.Machine:
+        precision = partial(devices.autocast, self.device, self.plan.training.precision)
+        with precision():
+            halved = torch.is_autocast_enabled(self.device.type)
+        # Convolutions in float32 use TF32 on CUDA devices that have it, unless somebody forbids them.
+        plain: Arithmetic = "tf32" if self.device.type == "cuda" else "float32"
+        layout = devices.memory_format(self.device, self.plan.dimensions)
+        return admission.Machine(self.device, layout, precision, "bfloat16" if halved else plain)
 
 
 def _refuse_unkept_promises(plan: Plan) -> None:

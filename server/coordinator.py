@@ -51,11 +51,11 @@ from server.rounds import (
     State,
 )
 from server.run_state import ModelFiles
-from shared import fingerprint
+from shared.admission import fingerprint_of
 from shared.errors import RunError
 from shared.messages import Envelope, Evaluate, Hello, Personalise, Reply, Request, Train, Vector
 from shared.plan import Plan
-from shared.tasks.task import Task, released_definition
+from shared.tasks.task import Task
 
 ROUNDS = "rounds.jsonl"
 
@@ -206,7 +206,7 @@ class Coordinator:
         setup = self._setup
         schema = setup.files.schema
         if phase is Phase.ADMITTING:
-            return Admission(fingerprint.collect(schema.digest(), released_definition(setup.task, setup.plan)))
+            return Admission(fingerprint_of(setup.plan, setup.task))
         if phase is Phase.TRAINING:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
         return measurements(setup.task, setup.plan, "validation" if phase is Phase.MEASURING else "test")

@@ -3,7 +3,8 @@
 Promises
 - ``take`` either counts a reply or raises a ``ConsiliumError`` and has changed nothing; its code goes into the journal.
 - A ``Refusal`` never counts; an answer to another question never counts.
-- Sums are exact and streaming. A single site's statistics are kept only where the plan releases them.
+- Sums are exact and streaming. A single site's statistics are kept only where the plan releases them, and do not count
+  where they hold a subgroup that the site must withhold.
 - Statistics that sites gave noise are only ever summed, and how much noise the sum holds is counted with it.
 """
 
@@ -15,9 +16,11 @@ from typing import Literal, Protocol, TypeVar
 
 from server.aggregation.exact import CountSum, ExactSum, Total
 from shared.errors import ConsiliumError, ProtocolError, UpdateRejected
-from shared.evaluation.additive import Schema, Statistics
+from shared.evaluation.additive import Statistics
 from shared.evaluation.design import PrivateSchema
 from shared.evaluation.estimates import Noised, estimates_block
+from shared.evaluation.subgroup_metrics import subgroups_block
+from shared.evaluation.subgroups import Layout, Sent, layout, require_told, whole
 from shared.evaluation.summary import final_block, summarise
 from shared.fingerprint import Fingerprint, differences
 from shared.messages import Measured, Refusal, Reply, Update, Welcome
@@ -27,6 +30,9 @@ from shared.privacy.terms import statistics_terms
 from shared.tasks.task import Task, private_measures
 
 Kind = TypeVar("Kind", Welcome, Update, Measured)
+
+_TOLD = 8
+"""Differences named in one sentence; versions come first and explain most of the rest."""
 
 
 class Intake(Protocol):
@@ -38,7 +44,10 @@ class Intake(Protocol):
 
 
 class Admission:
-    """Takes ``Welcome``: a site joins if its fingerprint is the coordinator's."""
+    """Takes ``Welcome``: a site joins if its fingerprint agrees with the coordinator's.
+
+    A check against mistakes and not against attacks: what a site reports of itself is not verified.
+    """
 
     def __init__(self, expected: Fingerprint) -> None:
         self._expected = expected
@@ -49,9 +58,11 @@ class Admission:
         welcome = _expect(reply, Welcome)
         found = differences(self._expected, welcome.fingerprint)
         if found:
+            told = found[:_TOLD] + [f"and {len(found) - _TOLD} more"] * (len(found) > _TOLD)
             raise ProtocolError(
-                f"the site differs in {len(found)} entries: {'; '.join(found)}",
-                hint="install the same version of Consilium and its constraints at every party",
+                f"the site differs in {len(found)} entries: {'; '.join(told)}",
+                hint="install the same version of Consilium and its constraints at every party; where versions agree, "
+                "the entries named phantom say which part computes something else",
                 code="fingerprint",
             )
         if welcome.weight < 1:
@@ -83,37 +94,57 @@ class Updates:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Statistics of one model: summed over sites, and by site where the plan releases them."""
+    """Statistics of one model: summed over sites, and by site where the plan releases them.
+
+    Attributes:
+        pooled: of all patients of all sites.
+        sites: of all patients of each site.
+        sent: all that sites sent, by subgroup as well; None where it held noise.
+    """
 
     pooled: Statistics | Noised
     sites: Mapping[str, Statistics] = field(default_factory=dict)
+    sent: Sent | None = None
 
     def block(self, task: Task) -> dict[str, object]:
-        """As results.json holds it."""
+        """As results.json holds it, without what only the final model is measured by."""
         if isinstance(self.pooled, Noised):
             assert task.private is not None  # noqa: S101 - its schema is what was summed
             return estimates_block(task.private, self.pooled)
         return final_block(summarise(task, self.pooled, self.sites))
 
+    def final(self, task: Task) -> dict[str, object]:
+        """``block``, and metrics by subgroup where the plan declares any.
+
+        For one model a run only: of two models, measured at sites that differ by one, the difference is that site's.
+        """
+        if self.sent is None or not self.sent.layout.columns:
+            return self.block(task)
+        return self.block(task) | {"subgroups": subgroups_block(task, self.sent)}
+
 
 class Measurements:
-    """Takes ``Measured``: adds up statistics, and keeps each site's where ``release`` allows it."""
+    """Takes ``Measured``: adds up statistics, and keeps each site's where ``layout.release`` allows it."""
 
-    def __init__(self, schema: Schema, release: str) -> None:
-        self._schema, self._release = schema, release
-        self._sum = CountSum(schema.digest(), schema.length)
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._sum = CountSum(layout.schema.digest(), layout.schema.length)
         self._sites: dict[str, Statistics] = {}
 
     def take(self, site: str, reply: Reply) -> None:
         """Add the statistics of ``site``."""
-        measured = _expect(reply, Measured)
+        measured, schema = _expect(reply, Measured), self._layout.schema
+        if self._layout.columns and measured.schema == schema.digest():
+            require_told(self._layout, Statistics.from_flat(schema, measured.counts))
         self._sum.add(measured)
-        if self._release == "site":
-            self._sites[site] = Statistics.from_flat(self._schema, measured.counts)
+        if self._layout.release == "site":
+            self._sites[site] = Statistics.from_flat(schema, measured.counts)
 
     def result(self) -> Measurement:
         """What was measured by all sites that answered."""
-        return Measurement(Statistics.from_flat(self._schema, self._sum.total()), dict(self._sites))
+        sent = Sent(self._layout, Statistics.from_flat(self._layout.schema, self._sum.total()), dict(self._sites))
+        by_site = {site: whole(self._layout, of) for site, of in sent.sites.items()}
+        return Measurement(whole(self._layout, sent.pooled), by_site, sent)
 
 
 class NoisedMeasurements:
@@ -138,7 +169,7 @@ class NoisedMeasurements:
 def measurements(task: Task, plan: Plan, split: Literal["validation", "test"]) -> Measurements | NoisedMeasurements:
     """The intake for what ``plan`` releases of ``split``; raises ``PlanError`` where the task cannot be so measured."""
     if plan.evaluation.release != "dp":
-        return Measurements(task.schema, plan.evaluation.release)
+        return Measurements(layout(task.schema, plan, split))
     return NoisedMeasurements(private_measures(task).schema, statistics_terms(plan, split).noise_multiplier)
 
 

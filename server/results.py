@@ -33,7 +33,10 @@ SUPPRESSED = f"<{FLOOR}"
 RESULTS, ROUNDS, PREDICTIONS, PLAN = "results.json", "rounds.jsonl", "predictions.csv", "plan.toml"
 
 Block = Mapping[str, Any]
-"""Metrics of one model on one set of patients: ``pooled``, and where released ``sites``, ``macro`` and ``worst``."""
+"""Metrics of one model on one set of patients: ``pooled``, and where released ``sites``, ``macro`` and ``worst``.
+
+``Results.final`` may also hold ``subgroups`` and ``curves``.
+"""
 Count = int | str
 """A number of cases or patients; ``SUPPRESSED`` where it was too small to tell."""
 

@@ -27,6 +27,13 @@ from shared.plan_errors import describe
 from shared.plan_preprocessing import Preprocessing
 from shared.plan_section import Count, Extent, Fraction, Momentum, NonNegative, Positive, Section
 
+OTHER, UNKNOWN = "other", "unknown"
+"""Levels that every column of ``[evaluation.subgroups]`` has besides its own."""
+MOST_LEVELS = 40
+"""Of all columns together: each adds one vector of statistics to what a site sends."""
+
+Column = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.-]{0,62}$")]
+
 
 class Header(Section):
     """``[plan]``: the name of the undertaking and its size."""
@@ -197,11 +204,55 @@ class Participation(Section):
     below_quorum: Literal["abort", "skip-round"] = "abort"
 
 
+class OperatingPoint(Section):
+    """What a threshold must reach on pooled validation patients: one of the two."""
+
+    sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
+    specificity: Annotated[float, Field(gt=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> OperatingPoint:
+        if (self.sensitivity is None) == (self.specificity is None):
+            raise ValueError("operating_point needs a sensitivity or a specificity, not both")
+        return self
+
+
 class Evaluation(Section):
     """``[evaluation]``: when to measure, and what may leave a site."""
 
     every: Count = 5
     release: Literal["sum", "site", "dp"] = "sum"
+    floor: Annotated[int, Field(ge=3)] = 5
+    """Fewest patients of a subgroup whose numbers are told."""
+    subgroups: dict[Column, Annotated[tuple[str, ...], Field(min_length=1)]] = {}  # noqa: RUF012 - pydantic copies it
+    """Public levels by column; every other value counts as ``OTHER``, a missing one as ``UNKNOWN``."""
+    operating_point: OperatingPoint | None = None
+    recalibrate: Literal["none", "temperature"] = "none"
+    """Whether each site divides logits by a temperature of its own, fitted on its validation patients."""
+
+    @model_validator(mode="after")
+    def _subgroups_can_be_told(self) -> Evaluation:
+        if self.subgroups and self.release == "dp":
+            raise ValueError(
+                'release = "dp" knows no subgroups, since noise for each level would have to be paid for: '
+                "leave [evaluation.subgroups] out"
+            )
+        for column, levels in self.subgroups.items():
+            told = {level.strip().casefold() for level in levels}
+            if len(told) < len(levels) or told & {OTHER, UNKNOWN, "gaps", "sites", "missing_sites", ""}:
+                raise ValueError(
+                    f"subgroups.{column} must name levels that differ by more than capitals, and none of them "
+                    '"other", "unknown", "gaps", "sites" or "missing_sites"'
+                )
+        if sum(map(len, self.subgroups.values())) > MOST_LEVELS:
+            raise ValueError(f"subgroups has more than {MOST_LEVELS} levels in all columns together")
+        return self
+
+    @model_validator(mode="after")
+    def _needs_exact_counts(self) -> Evaluation:
+        if self.release == "dp" and (self.operating_point is not None or self.recalibrate != "none"):
+            raise ValueError('release = "dp" takes no operating_point and no recalibrate: both need exact counts')
+        return self
 
 
 class Personalisation(Section):

@@ -10,7 +10,7 @@ Promises
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 
 from client.data.prepared.site_data import SiteData
@@ -38,10 +38,20 @@ class Baselines:
     Attributes:
         local: training site -> test site -> statistics.
         central: test site -> statistics.
+        models: training site -> weights of its own model.
     """
 
     local: Mapping[str, Mapping[str, Statistics]]
     central: Mapping[str, Statistics]
+    models: Mapping[str, Vector] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A baseline's model, and its statistics by test site."""
+
+    weights: Vector
+    statistics: Mapping[str, Statistics]
 
 
 def run_baselines(pool: Pool, specs: tuple[SiteSpec, ...], initial: Vector, stages: Stages) -> Baselines:
@@ -50,17 +60,22 @@ def run_baselines(pool: Pool, specs: tuple[SiteSpec, ...], initial: Vector, stag
     alone = plan.plan.rounds * plan.training.steps
     arms = {CENTRAL: (specs, alone * len(specs)), **{spec.name: ((spec,), alone) for spec in specs}}
     jobs = {name: (name, own, specs, initial, steps) for name, (own, steps) in arms.items()}
-    measured: dict[str, Mapping[str, Statistics]] = {}
+    measured: dict[str, Arm] = {}
     with stages.stage("baselines: alone and pooled", len(jobs)) as advance:
         for name, found in pool.each(train_and_measure, jobs):
             measured[name] = found
             advance(name)
-    return Baselines({spec.name: measured[spec.name] for spec in specs}, measured[CENTRAL])
+    alone_at = {spec.name: measured[spec.name] for spec in specs}
+    return Baselines(
+        {site: arm.statistics for site, arm in alone_at.items()},
+        measured[CENTRAL].statistics,
+        {site: arm.weights for site, arm in alone_at.items()},
+    )
 
 
 def train_and_measure(
     sites: Sites, name: str, own: Sequence[SiteSpec], everywhere: Sequence[SiteSpec], initial: Vector, steps: int
-) -> dict[str, Statistics]:
+) -> Arm:
     """Train on the patients of ``own`` and measure on the test patients of ``everywhere``, site by site."""
     bench, plan = sites.workbench, sites.plan
     data = pooled([sites.site(spec).data for spec in own])
@@ -68,7 +83,7 @@ def train_and_measure(
     assignment = local.long_assignment(plan, steps)
     local.train(bench.load(initial), data, bench.task, plan, assignment, rng=rng, device=bench.device)
     trained = read_vector(bench.model)
-    return {spec.name: measure(sites, spec, trained) for spec in everywhere}
+    return Arm(trained, {spec.name: measure(sites, spec, trained) for spec in everywhere})
 
 
 def measure(sites: Sites, spec: SiteSpec, weights: Vector) -> Statistics:

@@ -45,8 +45,9 @@ def run_command(
     seed: Seed = None,
     workers: Workers = None,
     change: Changes = None,
-    engine: Annotated[str, typer.Option(help="inprocess, or Flower's: ray.")] = "inprocess",
+    engine: Annotated[str, typer.Option(help="Or Flower's: ray.")] = "inprocess",
     baselines: Annotated[bool | None, typer.Option(help="Also train alone, and pooled.")] = None,
+    cross_site: Annotated[bool | None, typer.Option(help="Also test every model at every site.")] = None,
     save_predictions: Annotated[bool, typer.Option("--save-predictions", help="Write predictions.csv.")] = False,
     unsafe_seeded_noise: Annotated[
         bool, typer.Option("--unsafe-seeded-noise", help="Repeatable: protects nobody.")
@@ -59,16 +60,15 @@ def run_command(
     from simulations import run as running
     from simulations import scenario as scenarios
 
-    if resume and overwrite:
-        raise click.UsageError("--resume and --overwrite exclude each other", click.get_current_context())
     found = scenarios.load(scenario, tuple(change or ()), seed)
     order = running.Order(
         out=out or Path("runs") / f"{found.name}-seed{found.plan.plan.seed}",
         data=data,
         workers=workers,
         engine=engine,
-        existing="resume" if resume else "overwrite" if overwrite else "refuse",
+        existing=_existing(resume, overwrite),
         baselines=found.setting.baselines if baselines is None else baselines,
+        cross_site=found.setting.cross_site if cross_site is None else cross_site,
         save_predictions=save_predictions,
         noise="unsafe-seeded" if unsafe_seeded_noise else "secure",
         command=shlex.join(["consilium-sim", *sys.argv[1:]]),
@@ -103,6 +103,37 @@ def baselines_command(
     )
 
 
+@app.command("contribution")
+def contribution_command(
+    scenario: Name,
+    data: Data = None,
+    out: Out = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    change: Changes = None,
+    permutations: Annotated[int, typer.Option(min=2, help="Random orders of the sites, beyond 4 sites.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that each coalition is trained for.")] = 5,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Run a scenario, and find what each site contributes."""
+    from simulations import run as running
+    from simulations import scenario as scenarios
+    from simulations.coalitions import Budget
+
+    found = scenarios.load(scenario, tuple(change or ()), seed)
+    order = running.Order(
+        out=out or Path("runs") / f"contribution-{found.name}-seed{found.plan.plan.seed}",
+        data=data,
+        workers=workers,
+        existing=_existing(resume, overwrite),
+        contribution=Budget(permutations, rounds),
+        command=shlex.join(["consilium-sim", *sys.argv[1:]]),
+    )
+    _show(running.run(found, order, Terminal(Console(stderr=True))), as_json)
+
+
 @app.command("compare")
 def compare_command(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
@@ -117,6 +148,18 @@ def compare_command(
         typer.echo(json.dumps(comparison_document(comparison), indent=2))
     else:
         Console().print(comparison_tables(comparison))
+
+
+@app.command("track")
+def track_command(
+    run: Annotated[Path, typer.Argument(help="Run folder; the run may still go on.")],
+    to: Annotated[list[str], typer.Option(metavar="TARGET", help="mlflow:URI or tensorboard:DIR; may be repeated.")],
+) -> None:
+    """Bring a run to MLflow or TensorBoard."""
+    from server.tracking import track
+
+    for where in to:
+        typer.echo(track(run, where))
 
 
 @app.command("attack")
@@ -227,6 +270,13 @@ def scenarios() -> None:
         typer.echo(f"{name:<16} {scenario.load(name).setting.title}")
 
 
+def _existing(resume: bool, overwrite: bool) -> str:
+    """What to do with a folder that holds a run."""
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other", click.get_current_context())
+    return "resume" if resume else "overwrite" if overwrite else "refuse"
+
+
 def _show(folder: Path, as_json: bool) -> None:
     from server.report.run import read_run
     from server.report.terminal import terminal_report
@@ -242,5 +292,5 @@ def _show(folder: Path, as_json: bool) -> None:
 def main() -> None:
     """Entry point of ``consilium-sim``."""
     restart_with_settings()
-    runs = sys.argv[1:2] in (["run"], ["baselines"])
+    runs = sys.argv[1:2] in (["run"], ["baselines"], ["contribution"])
     commandline.run(app, resume_hint="go on with: the same command and --resume" if runs else "")

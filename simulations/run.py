@@ -35,7 +35,8 @@ from shared.errors import ScenarioError
 from shared.messages import Vector
 from shared.plan import Plan
 from shared.plan_errors import suggest
-from simulations import baselines
+from simulations.analyses import Wanted, analyse
+from simulations.coalitions import Budget
 from simulations.cohorts import Frozen, forget, freeze_cohorts, prepare_stores, remarks
 from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
@@ -78,6 +79,8 @@ class Order:
         engine: a key of ``ENGINES``.
         existing: what to do with a folder that is not empty: refuse, go on with its run, or start anew.
         baselines: also train each site alone and all data pooled.
+        cross_site: also measure each site's own model at every site, and test the sites' data with them.
+        contribution: also find out what each site contributes, at this budget.
         save_predictions: also write predictions.csv.
         noise: what protects patients under a private plan.
         command: what the user typed, for the report.
@@ -89,6 +92,8 @@ class Order:
     engine: str = "inprocess"
     existing: str = "refuse"
     baselines: bool = False
+    cross_site: bool = False
+    contribution: Budget | None = None
     save_predictions: bool = False
     noise: NoiseKind = "secure"
     command: str = ""
@@ -215,7 +220,8 @@ def _report(running: _Running, outcome: Outcome, began: float, overhead: float |
     order, pool = running.order, running.pool
     refused = {name for name, _ in outcome.refused}
     taking_part = tuple(spec for spec in running.specs if spec.name not in refused)
-    compared = _baselines(running, outcome, taking_part) if order.baselines else {}
+    wanted = Wanted(order.baselines, order.cross_site, order.contribution)
+    compared = analyse(wanted, pool, taking_part, (running.initial, outcome.weights), running.stages)
     if order.save_predictions:
         write_predictions(order.out / contract.PREDICTIONS, _predictions(outcome.weights, pool, taking_part))
     timing = Timing(time.perf_counter() - began, outcome.training_s, overhead)
@@ -223,13 +229,6 @@ def _report(running: _Running, outcome: Outcome, began: float, overhead: float |
     setting = running.scenario.setting
     synthetic = isinstance(setting.source, Phantoms) and setting.overlays == "synthetic"
     write_report(order.out, phantom_examples(pool.sites, taking_part, outcome.weights) if synthetic else ())
-
-
-def _baselines(running: _Running, outcome: Outcome, specs: tuple[SiteSpec, ...]) -> Mapping[str, object]:
-    pool = running.pool
-    found = baselines.run_baselines(pool, specs, running.initial, running.stages)
-    federation = dict(pool.each(baselines.measure, {spec.name: (spec, outcome.weights) for spec in specs}))
-    return baselines.baseline_block(found, federation, pool.sites.workbench.task)
 
 
 def _predictions(weights: Vector, pool: Pool, specs: tuple[SiteSpec, ...]) -> Iterator[Prediction]:
@@ -254,7 +253,7 @@ def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object]
         seed=plan.plan.seed,
         versions={name: version(name) for name in _PACKAGES},
         headline=sites.workbench.task.headline,
-        final=_block(outcome.test, sites),
+        final=outcome.test.final(sites.workbench.task) if outcome.test else {},
         timing=timing,
         lower_is_better=tuple(sorted(sites.workbench.task.lower_is_better)),
         checkpoint=outcome.checkpoint,

@@ -60,6 +60,8 @@ class Setting(_Table):
     partition: Partition = Partition()
     baselines: bool = False
     """Whether ``run`` also trains each site alone and all data pooled; ``baselines`` always does."""
+    cross_site: bool = False
+    """Whether ``run`` also measures each site's own model at every site, and tests the sites' data with them."""
     overlays: Literal["never", "synthetic"] = "synthetic"
     doctor_pages: bool = False
     """Whether each site's data doctor also writes its report, with thumbnails, as it would at a hospital."""

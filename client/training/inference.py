@@ -2,13 +2,14 @@
 
 Promises
 - Each case is scored by itself: networks have no running statistics, so batching changes nothing but speed.
-- What leaves a site is ``statistics``; ``predictions`` are per case and exist for simulations only.
+- What leaves a site is ``statistics``, of test patients by subgroup as well (``told``); ``predictions`` are per case
+  and exist for simulations only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from client.training.device import autocast, memory_format
 from shared.evaluation.additive import Statistics, collect
+from shared.evaluation.subgroups import Layout, told_by_site
+from shared.evaluation.subgroups import collect as collect_by_level
 from shared.plan import Plan
 from shared.preprocessing.image import Case
 from shared.tasks.task import Task
@@ -45,6 +48,11 @@ def statistics(
     """Additive statistics of all ``cases``; zero statistics when there are none."""
     scored = scores(model, cases, task, plan, device)
     return collect(task.schema, ((case.patient, task.observe(found, case)) for case, found in scored))
+
+
+def told(layout: Layout, scored: Iterable[tuple[Case, NDArray[np.float32]]], task: Task) -> Statistics:
+    """What may leave a site of scored cases: in all and by subgroup, without levels that it must withhold."""
+    return told_by_site(layout, collect_by_level(layout, ((case, task.observe(found, case)) for case, found in scored)))
 
 
 def predictions(

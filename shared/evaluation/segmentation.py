@@ -5,10 +5,23 @@ Promises
   largest score.
 - A case enters a mean only where the measure is defined for it. How often it was defined is counted with it, so means,
   standard deviations and the pooled Dice are functions of sums.
-- A measure of one case is rounded once to 2**-20: a mean differs by at most 5e-7 from that of unrounded values.
+- A measure of one case is rounded once to 2**-32: a mean differs by at most 1.2e-10 from that of unrounded values.
+  (Squares, for standard deviations, to 2**-20.)
+- A site sends 81 integers for each class and patient group: 13 kB a class, so 200 kB hold 15 classes.
 
-With one foreground class metrics are called ``dice`` and so on. With several, ``dice_<class>`` is the mean over cases
-of one class, and ``dice`` the macro mean of these over classes.
+A name says what the mean is over, and there is one rule for all:
+
+================  =====================================================================================
+name              is
+================  =====================================================================================
+``dice``          mean over cases
+``dice_patient``  mean over patients of the mean over their images (``by_patient``)
+``dice_micro``    from voxels (or surface voxels, or lesions) summed over all cases: large ones dominate
+``lesion_...``    of lesions, not of voxels (``lesions``)
+================  =====================================================================================
+
+With one foreground class that is all. With several, ``dice_<class>`` is of one class and ``dice`` the macro mean of
+these over classes; of ``dice_micro`` the sums go over classes too.
 
 ===========  =============================================  ===============  ================  ================
 measure      formula (P prediction, T truth)                both empty       only T empty      only P empty
@@ -19,7 +32,9 @@ precision    |P & T| / |P|                                  not counted      0  
 recall       |P & T| / |T|                                  not counted      not counted       0
 hd95         ``surface.agreement``, in mm                   not counted      image diagonal    image diagonal
 nsd          ``surface.agreement`` at ``TOLERANCE_MM``      not counted      0                 0
-dice_micro   dice of voxels summed over cases and classes   (NaN if no voxel of either in any case)
+..._micro    the same of sums (NaN if no voxel of either in any case)
+volume_...   ``volumes``; ``area_...`` in 2-D
+lesion_...   ``lesions``
 ===========  =============================================  ===============  ================  ================
 
 Both empty is not counted, as in nnU-Net's evaluation (Isensee et al., Nature Methods 2021) and MONAI: a Dice of 1 there
@@ -28,58 +43,82 @@ would let the share of healthy patients decide which site looks best.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from shared.evaluation.additive import UNIT, IntArray, Observation, Schema, in_units
-from shared.evaluation.surface import agreement
+from shared.evaluation import lesions, volumes
+from shared.evaluation.additive import CASES, UNIT, IntArray, Observation, Schema
+from shared.evaluation.by_patient import rounded_mean
+from shared.evaluation.label_maps import Labels, cut, voxel_counts
+from shared.evaluation.lesions import FINE
+from shared.evaluation.micro import named_totals, totals
+from shared.evaluation.surface import Agreement, agreements
 from shared.evaluation.undetermined import FloatArray, named, ratio
+
+__all__ = ["Labels", "voxel_counts"]
 
 TOLERANCE_MM = 2.0
 """Deviation of a surface that counts as agreement. Pixels where an image does not know its spacing (1.0 per axis)."""
 
 MEASURES = ("dice", "iou", "precision", "recall", "hd95", "nsd")
-DICE_BINS = 100
+PATIENT_MEASURES = ("dice", "iou", "hd95", "nsd")
+"""Measures that also have a mean over patients."""
+
+DICE_BINS = 20
 
 VOXELS = "voxels"
+SURFACE_VOXELS = "surface-voxels"
 DEFINED = "defined"
 SUMS = "sums"
 SQUARES = "squares"
 DICE_HISTOGRAM = "dice-histogram"
+PATIENT_DEFINED = "patient-defined"
+PATIENT_SUMS = "patient-sums"
 
-Labels = NDArray[np.integer]
-"""Class indices, shape (H, W) or (D, H, W)."""
+_RANGES = {"hd95": (0.0, math.inf)} | dict(volumes.RANGES) | dict(lesions.RANGES)
+_PATIENT_COLUMNS = [MEASURES.index(name) for name in PATIENT_MEASURES]
 
 
-def schema(classes: int) -> Schema:
+def schema(classes: int, dimensions: int) -> Schema:
     """Counts of K classes: F = K - 1 rows, one for each class but the background."""
     foreground = classes - 1
     moments = (foreground, len(MEASURES))
+    by_patient = (foreground, len(PATIENT_MEASURES))
     return Schema(
-        f"segmentation-1, surface tolerance {TOLERANCE_MM:g} mm",
+        f"segmentation-2, {dimensions}-D, surface tolerance {TOLERANCE_MM:g} mm, lesions of IoU 1/10",
         (
             (VOXELS, (foreground, 3)),
+            (SURFACE_VOXELS, (foreground, 2)),
             (DEFINED, moments),
             (SUMS, moments),
             (SQUARES, moments),
             (DICE_HISTOGRAM, (foreground, DICE_BINS)),
+            (PATIENT_DEFINED, by_patient),
+            (PATIENT_SUMS, by_patient),
+            *volumes.shapes(foreground),
+            *lesions.shapes(foreground),
         ),
     )
 
 
 def limits(names: Iterable[str]) -> dict[str, tuple[float, float]]:
-    """The range of each metric by name: distances have no upper limit, all others are proportions."""
-    return {name: (0.0, float("inf") if name.startswith("hd95") else 1.0) for name in names}
+    """The range of each metric by name; what is not named here or in ``volumes`` and ``lesions`` is a proportion."""
+    return {name: next((of for known, of in _RANGES.items() if name.startswith(known)), (0.0, 1.0)) for name in names}
 
 
-def voxel_counts(prediction: Labels, truth: Labels, classes: int) -> IntArray:
-    """Voxels of P & T, of P and of T for each foreground class, shape (F, 3)."""
-    pairs = truth.astype(np.intp).ravel() * classes + prediction.ravel()
-    confusion = np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-    counts = np.stack([confusion.diagonal(), confusion.sum(axis=0), confusion.sum(axis=1)], axis=-1)
-    return counts[1:].astype(np.int64)
+def lower_is_better(names: Iterable[str]) -> frozenset[str]:
+    """Those of ``names`` where less is better: errors. A bias is best at 0 and is not among them."""
+    return frozenset(name for name, (lowest, highest) in limits(names).items() if lowest == 0 and math.isinf(highest))
+
+
+def ambiguous(classes: Sequence[str], dimensions: int) -> str | None:
+    """The first of the foreground's names that would give two metrics one name, such as ``micro``."""
+    single = tuple(metrics(_nothing(dimensions), ("",), dimensions))
+    uses = Counter([*single, *(f"{name}_{label}" for name in single for label in classes)])
+    return next((label for label in classes if any(uses[f"{name}_{label}"] > 1 for name in single)), None)
 
 
 def overlap(counts: IntArray) -> dict[str, FloatArray]:
@@ -97,29 +136,51 @@ def overlap(counts: IntArray) -> dict[str, FloatArray]:
 
 def observe(prediction: Labels, truth: Labels, spacing_mm: tuple[float, ...], classes: int) -> Observation:
     """One case's contribution; prediction and truth hold class indices below ``classes``."""
-    counts = voxel_counts(prediction, truth, classes)
-    measured = overlap(counts) | _surfaces(prediction, truth, spacing_mm, classes)
-    values = np.stack([measured[name] for name in MEASURES], axis=-1)
+    maps = cut(prediction, truth, spacing_mm, classes)
+    counts, surfaces = voxel_counts(maps.prediction, maps.truth, classes), agreements(maps, TOLERANCE_MM)
+    values = _values(counts, surfaces)
     defined = ~np.isnan(values)
+    values = np.where(defined, values, 0.0)
+    no_patient = np.zeros((classes - 1, len(PATIENT_MEASURES)), np.int64)
     return {
         VOXELS: counts,
+        SURFACE_VOXELS: np.array([(of.within, of.voxels) for of in surfaces], np.int64),
         DEFINED: defined.astype(np.int64),
-        SUMS: _rounded(np.where(defined, values, 0.0)),
-        SQUARES: _rounded(np.where(defined, values, 0.0) ** 2),
+        SUMS: np.rint(values / FINE).astype(np.int64),
+        SQUARES: np.rint(values**2 / UNIT).astype(np.int64),
         DICE_HISTOGRAM: _dice_bins(counts),
+        PATIENT_DEFINED: no_patient,
+        PATIENT_SUMS: no_patient,
+        **volumes.observe(counts, spacing_mm),
+        **lesions.observe(maps),
     }
 
 
-def metrics(counts: Mapping[str, IntArray], classes: Sequence[str]) -> dict[str, float]:
+def of_patient(counts: Mapping[str, IntArray]) -> Observation:
+    """What a patient adds, from the sum of their cases: see ``by_patient.collect_patients``."""
+    number = counts[DEFINED][:, _PATIENT_COLUMNS]
+    return {
+        PATIENT_DEFINED: (number > 0).astype(np.int64),
+        PATIENT_SUMS: rounded_mean(counts[SUMS][:, _PATIENT_COLUMNS], number),
+    }
+
+
+def metrics(counts: Mapping[str, IntArray], classes: Sequence[str], dimensions: int) -> dict[str, float]:
     """Metrics from summed counts; ``classes`` are the names of the foreground classes."""
-    both, predicted, true = counts[VOXELS].sum(axis=0)
-    means = ratio(counts[SUMS] * UNIT, counts[DEFINED])
-    return {**named(_by_measure(means), classes), "dice_micro": float(ratio(2 * both, predicted + true))}
+    means = ratio(counts[SUMS] * FINE, counts[DEFINED])
+    patients = ratio(counts[PATIENT_SUMS] * FINE, counts[PATIENT_DEFINED])
+    return {
+        **named(_by_measure(means), classes),
+        **named({f"{name}_patient": of for name, of in zip(PATIENT_MEASURES, patients.T, strict=True)}, classes),
+        **named_totals(_micro(counts), classes),
+        **volumes.metrics(counts, classes, dimensions),
+        **lesions.metrics(counts, classes),
+    }
 
 
 def standard_deviations(counts: Mapping[str, IntArray], classes: Sequence[str]) -> dict[str, float]:
     """Standard deviation over cases (n - 1) of each measure; the macro mean of them where there are several classes."""
-    number, total = counts[DEFINED], counts[SUMS] * UNIT
+    number, total = counts[DEFINED], counts[SUMS] * FINE
     # Rounding of sums to the grid can push a variance of exactly 0 below it.
     squares = np.maximum(counts[SQUARES] * UNIT - ratio(total**2, number), 0.0)
     return named(_by_measure(np.sqrt(ratio(squares, np.maximum(number - 1, 0)))), classes)
@@ -129,17 +190,32 @@ def _by_measure(values: FloatArray) -> dict[str, FloatArray]:
     return dict(zip(MEASURES, values.T, strict=True))
 
 
-def _surfaces(prediction: Labels, truth: Labels, spacing_mm: tuple[float, ...], classes: int) -> dict[str, FloatArray]:
-    found = [agreement(prediction == c, truth == c, spacing_mm, TOLERANCE_MM) for c in range(1, classes)]
-    return {"hd95": np.array([of.hd95_mm for of in found]), "nsd": np.array([of.nsd for of in found])}
+def _micro(counts: Mapping[str, IntArray]) -> dict[str, FloatArray]:
+    both, predicted, true = totals(counts[VOXELS]).T
+    within, voxels = totals(counts[SURFACE_VOXELS]).T
+    return {
+        "dice_micro": ratio(2 * both, predicted + true),
+        "iou_micro": ratio(both, predicted + true - both),
+        "nsd_micro": ratio(within, voxels),
+    }
 
 
-def _rounded(values: FloatArray) -> IntArray:
-    return np.array([[in_units(value) for value in row] for row in values.tolist()], np.int64)
+def _values(counts: IntArray, surfaces: Sequence[Agreement]) -> FloatArray:
+    """``MEASURES`` of one case, shape (F, M), NaN where not defined."""
+    measured = overlap(counts)
+    measured["hd95"] = np.array([of.hd95_mm for of in surfaces])
+    measured["nsd"] = np.array([of.nsd for of in surfaces])
+    return np.stack([measured[name] for name in MEASURES], axis=-1)
+
+
+def _nothing(dimensions: int) -> dict[str, IntArray]:
+    """Counts of no case with one foreground class."""
+    shapes = schema(2, dimensions).shapes
+    return {CASES: np.zeros((), np.int64), **{name: np.zeros(shape, np.int64) for name, shape in shapes}}
 
 
 def _dice_bins(counts: IntArray) -> IntArray:
-    """One-hot bins of Dice, shape (F, DICE_BINS): bin i holds i % <= Dice < (i + 1) %, and the last one also 100 %."""
+    """One-hot bins of Dice, shape (F, DICE_BINS): bin i from i / DICE_BINS on, the last one with 1."""
     both, voxels = counts[:, 0], counts[:, 1] + counts[:, 2]
     bins = np.minimum(2 * both * DICE_BINS // np.maximum(voxels, 1), DICE_BINS - 1)
     counts_in_bins = np.zeros((len(counts), DICE_BINS), np.int64)

@@ -72,8 +72,8 @@ def summarise(task: Task, pooled: Statistics, per_site: Mapping[str, Statistics]
 def final_block(summary: Summary) -> dict[str, Any]:
     """``summary`` as the ``final`` object of results.json."""
     return {
-        "pooled": _rows(summary.pooled),
-        "sites": {site: _rows(metrics) for site, metrics in summary.sites.items()},
+        "pooled": rows(summary.pooled),
+        "sites": {site: rows(metrics) for site, metrics in summary.sites.items()},
         "macro": {name: _number(value) for name, value in summary.macro.items()},
         "worst": {name: {"site": of.site, "value": _number(of.value)} for name, of in summary.worst.items()},
         "undetermined": {name: list(sites) for name, sites in summary.undetermined.items()},
@@ -90,7 +90,8 @@ def _worst(values: Mapping[str, float], lower_is_better: bool) -> Worst:  # noqa
     return Worst(site, values[site])
 
 
-def _rows(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float | int | None]]:
+def rows(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float | int | None]]:
+    """Metrics as plain JSON: value, bounds and patients, with null for what is not a finite number."""
     return {
         name: {
             "value": _number(found.value),

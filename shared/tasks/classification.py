@@ -97,6 +97,8 @@ def _exclusive(classes: Sequence[str]) -> Task:
     def metrics(counts: Mapping[str, IntArray]) -> Metrics:
         return counted.exclusive_metrics(counts, classes)
 
+    names = tuple(metrics(Statistics.zero(schema).total()))
+
     def describe(scores: Scores, case: Case) -> Mapping[str, float | int | str]:
         columns = {"score": float(scores[1])} if count == 2 else _columns("score", classes, scores.tolist())
         return {"label": class_index(case, count), **columns}
@@ -113,7 +115,8 @@ def _exclusive(classes: Sequence[str]) -> Task:
         observe=observe,
         metrics=metrics,
         describe=describe,
-        limits=counted.limits(metrics(Statistics.zero(schema).total())),
+        lower_is_better=counted.lower_is_better(names),
+        limits=counted.limits(names),
         private=_private_exclusive(classes),
     )
 
@@ -131,6 +134,8 @@ def _multilabel(classes: Sequence[str]) -> Task:
     def metrics(counts: Mapping[str, IntArray]) -> Metrics:
         return counted.multilabel_metrics(counts, classes)
 
+    names = tuple(metrics(Statistics.zero(schema).total()))
+
     def describe(scores: Scores, case: Case) -> Mapping[str, float | int | str]:
         labels = _columns("label", classes, findings(case, count))
         return {**labels, **_columns("score", classes, scores.tolist())}
@@ -147,7 +152,8 @@ def _multilabel(classes: Sequence[str]) -> Task:
         observe=observe,
         metrics=metrics,
         describe=describe,
-        limits=counted.limits(metrics(Statistics.zero(schema).total())),
+        lower_is_better=counted.lower_is_better(names),
+        limits=counted.limits(names),
         private=_private_multilabel(classes),
     )
 

@@ -5,14 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from tiny_federation import tiny_plan
 
 from client.workbench import Workbench
 from server.intake import Admission, Intake, Measurements, NoisedMeasurements, Updates, judge, measurements
+from shared import models
 from shared.errors import PlanError, ProtocolError, UpdateRejected
 from shared.evaluation.additive import Statistics, collect
 from shared.evaluation.estimates import Noised
 from shared.evaluation.private_classification import observe_exclusive
+from shared.evaluation.subgroups import Layout, told_by_site
+from shared.evaluation.subgroups import collect as collect_by_level
 from shared.fixed_point import resolution
 from shared.messages import Measured, Refusal, Reply, Update, Welcome
 from shared.plan import from_document
@@ -69,6 +73,56 @@ def test_a_site_that_computes_with_other_versions_stays_outside_with_a_readable_
     assert admission.weights == {}
 
 
+def test_a_site_with_another_processor_joins_although_its_last_digits_differ() -> None:
+    logits = "phantom.network.pattern.logits"
+    kind, _, said = dict(FINGERPRINT)[logits].partition(":")
+    other = ",".join(f"{float(value) * (1 + 1e-5)!r}" for value in said.split(","))
+    admission = Admission(FINGERPRINT)
+    admission.take("aachen", Welcome(tuple(sorted({**dict(FINGERPRINT), logits: f"{kind}:{other}"}.items())), 1))
+    assert admission.weights == {"aachen": 1}
+
+
+def test_a_site_that_trains_in_bfloat16_joins_a_coordinator_that_has_no_such_device() -> None:
+    half = Workbench.for_plan(tiny_plan(training__precision="bfloat16")).fingerprint()
+    assert [value for _, value in half if value.startswith("bfloat16:")]
+    admission = Admission(FINGERPRINT)
+    admission.take("aachen", Welcome(half, 1))
+    assert admission.weights == {"aachen": 1}
+
+
+def test_a_site_whose_network_normalises_otherwise_stays_outside_and_the_sentence_says_where_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = models.build
+
+    def other(*arguments: Any) -> torch.nn.Module:
+        network = build(*arguments)
+        for module in network.modules():
+            if isinstance(module, torch.nn.GroupNorm):
+                module.eps = 0.1
+        return network
+
+    monkeypatch.setattr(models, "build", other)
+    found = Workbench.for_plan(PLAN).fingerprint()
+    admission = Admission(FINGERPRINT)
+    with pytest.raises(ProtocolError) as refusal:
+        admission.take("aachen", Welcome(found, 1))
+    assert "phantom.network.pattern.logits: " in refusal.value.sentence
+    assert "another layer, normalisation or loss" in refusal.value.sentence
+    assert admission.weights == {}
+
+
+def test_of_many_differences_the_first_are_told_and_the_rest_is_counted() -> None:
+    other = tuple((name, "0.1" if name == "torch" else "x") for name, _ in FINGERPRINT)
+    with pytest.raises(ProtocolError) as refusal:
+        Admission(FINGERPRINT).take("aachen", Welcome(other, 1))
+    told = refusal.value.sentence
+    assert told.startswith(f"the site differs in {len(FINGERPRINT)} entries: consilium: ")
+    assert told.endswith(f"; and {len(FINGERPRINT) - 8} more")
+    assert "torch: " in told, "versions are among those told"
+    assert len(told) < 2000
+
+
 @pytest.mark.parametrize("weight", [0, -3])
 def test_nobody_joins_without_weight(weight: int) -> None:
     admission = Admission(FINGERPRINT)
@@ -111,7 +165,7 @@ def test_an_update_that_is_not_what_was_agreed_leaves_the_sum_as_it_was(
 
 
 def test_measurements_of_sites_add_up_to_the_metric_of_all_cases() -> None:
-    intake = Measurements(BENCH.task.schema, "site")
+    intake = Measurements(Layout(BENCH.task.schema, "site"))
     intake.take("aachen", measured(3, 1, "a"))
     intake.take("bergen", measured(2, 4, "b"))
     block: Any = intake.result().block(BENCH.task)
@@ -123,31 +177,88 @@ def test_measurements_of_sites_add_up_to_the_metric_of_all_cases() -> None:
 
 @pytest.mark.parametrize("release", ["sum", "dp"])
 def test_where_only_sums_are_released_no_site_s_statistics_are_kept(release: str) -> None:
-    intake = Measurements(BENCH.task.schema, release)
+    intake = Measurements(Layout(BENCH.task.schema, release))
     intake.take("aachen", measured(3, 1))
     assert intake.result().sites == {}
     assert intake.result().pooled.total()["cases"] == 4
 
 
 def test_measurements_of_nobody_are_zero() -> None:
-    result = Measurements(BENCH.task.schema, "site").result()
+    result = Measurements(Layout(BENCH.task.schema, "site")).result()
     assert not result.pooled.flat().any()
     assert result.sites == {}
 
 
 def test_statistics_of_another_definition_do_not_count() -> None:
-    intake = Measurements(BENCH.task.schema, "site")
+    intake = Measurements(Layout(BENCH.task.schema, "site"))
     foreign = dataclasses.replace(measured(3, 1), schema="0" * 64)
     assert refused(intake, foreign) == "statistics-schema"
     assert intake.result().sites == {}
     np.testing.assert_array_equal(intake.result().pooled.flat(), Statistics.zero(BENCH.task.schema).flat())
 
 
+BY_SEX = (("sex", ("F", "M", "other", "unknown")),)
+
+
+def measured_by_sex(leaving: Layout, patients: dict[str, int], who: str = "p", *, honest: bool = True) -> Measured:
+    """So many patients of each sex, all classified right."""
+    observed = []
+    for sex, count in patients.items():
+        for number in range(count):
+            name, label = f"{who}{sex}{number}", number % 2
+            said = (("sex", sex),)
+            case = Case(name, name, np.zeros((1, 8, 8), np.float32), None, label, (1.0, 1.0), said)
+            observed.append((case, BENCH.task.observe(np.array([1 - label, label], np.float32), case)))
+    counted = collect_by_level(leaving, observed)
+    return Measured((told_by_site(leaving, counted) if honest else counted).flat(), leaving.schema.digest())
+
+
+def test_a_site_that_tells_a_subgroup_below_the_floor_does_not_count_and_changes_nothing() -> None:
+    leaving = Layout(BENCH.task.schema, "site", BY_SEX)
+    intake = Measurements(leaving)
+    intake.take("aachen", measured_by_sex(leaving, {"F": 8, "M": 6}))
+    before = intake.result()
+    careless = measured_by_sex(leaving, {"F": 8, "M": 2}, honest=False)
+    assert refused(intake, careless, "bergen") == "subgroup-floor"
+    after = intake.result()
+    assert after.sent is not None
+    assert before.sent is not None
+    np.testing.assert_array_equal(after.sent.pooled.flat(), before.sent.pooled.flat())
+    assert set(after.sites) == {"aachen"}
+    intake.take("bergen", measured_by_sex(leaving, {"F": 8, "M": 2}, "q"))
+    assert set(intake.result().sites) == {"aachen", "bergen"}
+
+
+def test_under_sum_a_subgroup_small_at_each_site_counts_in_the_sum() -> None:
+    leaving = Layout(BENCH.task.schema, "sum", BY_SEX)
+    intake = Measurements(leaving)
+    for site in ("aachen", "bergen"):
+        intake.take(site, measured_by_sex(leaving, {"F": 8, "M": 3}, site))
+    found: Any = intake.result().final(BENCH.task)["subgroups"]
+    assert found["sex"]["M"]["accuracy"]["n_patients"] == 6
+    assert "sites" not in found["sex"]
+
+
+def test_subgroups_are_of_the_final_model_alone() -> None:
+    """Of another model, measured at other sites, the difference would be a site's."""
+    leaving = Layout(BENCH.task.schema, "sum", BY_SEX)
+    intake = Measurements(leaving)
+    intake.take("aachen", measured_by_sex(leaving, {"F": 8, "M": 6}))
+    assert "subgroups" not in intake.result().block(BENCH.task)
+    assert intake.result().final(BENCH.task).keys() - intake.result().block(BENCH.task).keys() == {"subgroups"}
+
+
+def test_a_plan_without_subgroups_has_no_such_part() -> None:
+    intake = Measurements(Layout(BENCH.task.schema))
+    intake.take("aachen", measured(3, 1))
+    assert intake.result().final(BENCH.task) == intake.result().block(BENCH.task)
+
+
 def intakes() -> dict[str, Intake]:
     return {
         "admission": Admission(FINGERPRINT),
         "updates": updates(),
-        "measurements": Measurements(BENCH.task.schema, "sum"),
+        "measurements": Measurements(Layout(BENCH.task.schema)),
     }
 
 

@@ -14,7 +14,7 @@ from sklearn import metrics as sk
 from shared.errors import CaseError
 from shared.evaluation import classification as counted
 from shared.evaluation.additive import Observation, Schema, collect
-from shared.evaluation.ranking import histogram
+from shared.evaluation.ranking import bins_for, histogram
 
 BINARY = ("benign", "malignant")
 THREE = ("normal", "benign", "malignant")
@@ -52,8 +52,17 @@ def multilabel(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
     return counted.multilabel_metrics(collect(schema, observed).total(), FINDINGS)
 
 
-def binned(scores: NDArray[Any]) -> NDArray[Any]:
-    return histogram(scores).argmax(axis=-1)
+def binned(scores: NDArray[Any], findings: int = 1) -> NDArray[Any]:
+    return histogram(scores, bins_for(findings)).argmax(axis=-1)
+
+
+def losses_by_scikit_learn(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, float]:
+    return {"brier": sk.brier_score_loss(truth, scores), "log_loss": sk.log_loss(truth, scores, labels=[0, 1])}
+
+
+def of_calibration(found: dict[str, float]) -> dict[str, float]:
+    """The rest, which test_evaluation_calibration.py holds against its own oracles."""
+    return {name: value for name, value in found.items() if name.startswith(("ece", "calibration"))}
 
 
 def one_class_by_scikit_learn(truth: NDArray[Any], called: NDArray[Any], ranks: NDArray[Any]) -> dict[str, float]:
@@ -79,7 +88,9 @@ def test_binary_metrics_are_those_of_scikit_learn(seed: int) -> None:
         "accuracy": sk.accuracy_score(labels, called),
         "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
     }
-    assert found == pytest.approx(expected, abs=1e-12)
+    losses = losses_by_scikit_learn(labels, scores[:, 1])
+    assert found == pytest.approx(expected | losses | of_calibration(found), abs=1e-6)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert found["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores[:, 1]), abs=1e-3)
 
 
@@ -93,7 +104,7 @@ def test_multi_class_metrics_are_one_against_the_rest_and_their_plain_mean(seed:
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
     single = [
-        one_class_by_scikit_learn(labels == index, called == index, binned(scores[:, index])) for index in range(3)
+        one_class_by_scikit_learn(labels == index, called == index, binned(scores[:, index], 3)) for index in range(3)
     ]
     for name in single[0]:
         assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=1e-12)
@@ -120,7 +131,7 @@ def test_multi_label_metrics_are_those_of_each_finding_on_its_own(seed: int) -> 
     found = multilabel(labels, scores)
 
     assert found["accuracy"] == pytest.approx(1 - sk.hamming_loss(labels, called))
-    single = [one_class_by_scikit_learn(labels[:, i], called[:, i], binned(scores[:, i])) for i in range(3)]
+    single = [one_class_by_scikit_learn(labels[:, i], called[:, i], binned(scores[:, i], 3)) for i in range(3)]
     balanced = [sk.balanced_accuracy_score(labels[:, i], called[:, i]) for i in range(3)]
     assert found["balanced_accuracy"] == pytest.approx(np.mean(balanced))
     for name in single[0]:
@@ -134,6 +145,7 @@ def test_a_site_of_negatives_only_has_a_specificity_and_nothing_else_to_say_abou
 
     assert (found["accuracy"], found["specificity"]) == (1.0, 1.0)
     undetermined = {"balanced_accuracy", "sensitivity", "precision", "f1", "auroc", "average_precision"}
+    undetermined |= {"calibration_slope", "calibration_intercept"}
     assert {name for name, value in found.items() if math.isnan(value)} == undetermined
 
 
@@ -206,10 +218,54 @@ def test_a_case_counts_once_in_every_array() -> None:
     finding_case = counted.observe_multilabel(np.array([0.2, 0.5, 0.9], np.float32), (1, 0, 1))
 
     assert exclusive_case["confusion"].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
-    assert exclusive_case["positives"].sum(axis=1).tolist() == [0, 0, 1]
-    assert exclusive_case["negatives"].sum(axis=1).tolist() == [1, 1, 0]
+    positives, negatives = counted.histograms(exclusive_case)
+    assert (positives.sum(axis=1).tolist(), negatives.sum(axis=1).tolist()) == ([0, 0, 1], [1, 1, 0])
+    positives, negatives = counted.histograms(finding_case)
+    assert (positives.sum(axis=1).tolist(), negatives.sum(axis=1).tolist()) == ([1, 0, 1], [0, 1, 0])
     assert finding_case["confusion"].sum(axis=(1, 2)).tolist() == [1, 1, 1]
-    assert (finding_case["positives"] + finding_case["negatives"]).sum(axis=1).tolist() == [1, 1, 1]
+
+
+def test_losses_of_a_case_are_its_own_rounded_once_to_the_grid() -> None:
+    case = counted.observe_multilabel(np.array([0.25, 0.7, 0.0], np.float32), (1, 0, 1))
+
+    exact = float(np.float32(0.7))
+    assert case["squared_errors"].tolist() == [round(0.5625 * 2**20), round(exact**2 * 2**20), 2**20]
+    assert case["log_losses"].tolist() == [
+        round(math.log(4) * 2**20),
+        round(-math.log1p(-exact) * 2**20),
+        round(23 * math.log(2) * 2**20),
+    ]
+
+
+def test_a_certain_and_wrong_score_costs_what_scikit_learn_charges_for_it() -> None:
+    labels, scores = [0, 1, 1], np.array([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]], np.float32)
+
+    assert exclusive(labels, scores, BINARY)["log_loss"] == pytest.approx(sk.log_loss(labels, scores), abs=1e-6)
+
+
+@pytest.mark.parametrize("classes", range(2, 14))
+def test_statistics_of_a_site_take_at_most_200_kilobytes(classes: int) -> None:
+    assert counted.exclusive_schema(classes).length * 8 <= 200_000
+    assert counted.multilabel_schema(classes).length * 8 <= 200_000
+
+
+def test_statistics_of_more_classes_than_promised_take_more() -> None:
+    assert counted.exclusive_schema(2).length * 8 == 167_680
+    assert counted.multilabel_schema(14).length * 8 <= 200_000 < counted.multilabel_schema(15).length * 8
+    assert counted.exclusive_schema(14).length * 8 > 200_000
+
+
+def test_findings_are_those_that_metrics_are_named_after() -> None:
+    assert counted.finding_names(exclusive([], [], BINARY)) == ("",)
+    assert counted.finding_names(exclusive([], [], THREE)) == THREE
+    assert counted.finding_names(multilabel([], [])) == FINDINGS
+
+
+def test_less_is_better_for_losses_and_calibration_errors_alone() -> None:
+    better = counted.lower_is_better(exclusive([], [], THREE))
+
+    assert {"brier", "log_loss", "ece_equal_width", "ece_equal_mass", "brier_benign"} <= better
+    assert not better & {"auroc", "accuracy", "calibration_slope", "calibration_intercept", "specificity_normal"}
 
 
 @pytest.mark.parametrize(
@@ -225,8 +281,13 @@ def test_what_is_observed_has_the_shapes_that_the_schema_announces(schema: Schem
     assert all(values.dtype == np.int64 for values in observation.values())
 
 
-def test_every_metric_has_the_range_of_a_proportion() -> None:
+def test_every_metric_has_the_range_of_a_proportion_but_for_log_loss_and_recalibration() -> None:
     found = exclusive(*exclusive_cases(3, 50, 2), THREE)
+    unbounded = {name for name in found if name.startswith(("log_loss", "calibration"))}
 
-    assert counted.limits(found) == dict.fromkeys(found, (0.0, 1.0))
-    assert all(0 <= value <= 1 for value in found.values())
+    ranges = counted.limits(found)
+
+    assert ranges | dict.fromkeys(unbounded) == dict.fromkeys(found, (0.0, 1.0)) | dict.fromkeys(unbounded)
+    assert ranges["log_loss_benign"] == (0.0, math.inf)
+    assert ranges["calibration_slope"] == ranges["calibration_intercept_normal"] == (-math.inf, math.inf)
+    assert all(lowest <= found[name] <= highest for name, (lowest, highest) in ranges.items())

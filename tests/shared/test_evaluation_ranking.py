@@ -17,11 +17,17 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from shared.evaluation.ranking import (
     BINS,
     EDGES,
+    FEWEST,
     auroc,
     average_precision,
     average_precision_limits,
+    bins_for,
+    edges_of,
+    from_the_top,
     histogram,
+    pack,
     tied_pairs,
+    unpack,
 )
 
 Pairs = list[tuple[bool, float]]
@@ -65,7 +71,8 @@ def test_edges_rise_from_0_to_1_with_one_half_among_them() -> None:
 def test_edges_are_the_correctly_rounded_values_of_exact_fractions() -> None:
     octaves = [Fraction(step, 16 * 2**15) for step in range(16)]
     octaves += [Fraction(16 + step, 16) / 2**-exponent for exponent in range(-15, -4) for step in range(16)]
-    half = octaves + [Fraction(1, 16) + Fraction(7 * step, 5120) for step in range(320)]
+    half = octaves + [Fraction(1, 16) + Fraction(3 * step, 5120) for step in range(64)]
+    half += [Fraction(1, 10) + Fraction(step, 640) for step in range(256)]
 
     assert max(abs(Fraction(edge) - exact) for edge, exact in zip(EDGES[:512].tolist(), half, strict=True)) < 2**-54
     assert [Fraction(edge) for edge in EDGES[: len(octaves)].tolist()] == octaves
@@ -113,7 +120,7 @@ def test_unbinned_metrics_stay_within_the_stated_bounds(pairs: Pairs) -> None:
 
 
 def test_the_bound_of_auroc_is_reached_by_the_worst_order_in_a_bin() -> None:
-    # All four scores share the bin [0.5, 0.50137); every positive is above every negative.
+    # All four scores share the bin [0.5, 0.50156); every positive is above every negative.
     scores, positive = np.array([0.5, 0.5002, 0.5004, 0.5006], np.float32), np.array([False, False, True, True])
     histograms = counted(positive, scores)
 
@@ -159,6 +166,58 @@ def test_findings_are_ranked_independently_along_leading_axes() -> None:
     for row in range(4):
         assert together[0][row] == auroc(positives[row], negatives[row])
         assert together[1][row] == average_precision(positives[row], negatives[row])
+
+
+@pytest.mark.parametrize("bins", [1024, 512, 256, 128, 64])
+def test_every_tenth_is_an_edge_of_every_number_of_bins(bins: int) -> None:
+    edges = edges_of(bins)
+
+    assert len(edges) == bins + 1
+    assert {tenth / 10 for tenth in range(11)} <= set(edges.tolist())
+
+
+@pytest.mark.parametrize("bins", [512, 128, 64])
+def test_fewer_bins_are_neighbours_put_together(bins: int) -> None:
+    scores = np.random.default_rng(2).random(300).astype(np.float32) ** 3
+
+    fine, coarse = histogram(scores).sum(axis=0), histogram(scores, bins).sum(axis=0)
+
+    np.testing.assert_array_equal(coarse, fine.reshape(bins, -1).sum(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("findings", "bins"), [(1, 1024), (2, 512), (3, 256), (4, 256), (5, 128), (8, 128), (9, 64), (16, 64), (40, 64)]
+)
+def test_bins_are_halved_as_findings_double_but_never_below_the_fewest(findings: int, bins: int) -> None:
+    assert bins_for(findings) == bins >= FEWEST
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**25), st.integers(0, 2**25)), min_size=2, max_size=2))
+@settings(max_examples=60, deadline=None)
+def test_packed_counts_are_added_without_running_into_each_other(pairs: list[tuple[int, int]]) -> None:
+    counts = np.array(pairs, np.int64)
+
+    positives, negatives = unpack(np.sum([pack(*pair) for pair in counts], axis=0))
+
+    assert (positives, negatives) == tuple(counts.sum(axis=0))
+
+
+def test_a_packed_count_beyond_its_bits_would_spill_into_the_other() -> None:
+    # The control for the promise of 67 million: one more and a negative reads as a positive.
+    assert unpack(pack(np.array(0), np.array(2**26 - 1))) == (0, 2**26 - 1)
+    assert unpack(pack(np.array(0), np.array(2**26))) == (1, 0)
+
+
+def test_the_largest_packed_count_of_a_site_is_one_that_a_sum_over_sites_takes() -> None:
+    assert int(pack(np.array(2**26 - 1), np.array(2**26 - 1))) < 2**52
+
+
+def test_from_the_top_counts_every_score_of_at_least_the_lower_edge() -> None:
+    scores = np.random.default_rng(3).random(50).astype(np.float32)
+
+    counted_above = from_the_top(histogram(scores).sum(axis=0))
+
+    np.testing.assert_array_equal(counted_above, [(scores >= edge).sum() for edge in EDGES[:-1]])
 
 
 def test_counts_of_a_million_cases_do_not_overflow() -> None:

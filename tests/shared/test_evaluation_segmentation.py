@@ -13,16 +13,18 @@ import torch
 from monai.metrics import compute_dice, compute_iou
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
-from sklearn.metrics import precision_score, recall_score
+from sklearn.metrics import f1_score, jaccard_score, precision_score, recall_score
 
 from shared.evaluation import segmentation as counted
-from shared.evaluation.additive import UNIT, collect
+from shared.evaluation.additive import collect
+from shared.evaluation.by_patient import collect_patients
+from shared.evaluation.lesions import FINE
 from shared.evaluation.surface import agreement
 
 Labels = NDArray[np.integer]
 ONE = ("vessel",)
 TWO = ("kidney", "tumour")
-ROUNDING = UNIT / 2 + 1e-12
+ROUNDING = FINE / 2 + 1e-15
 
 
 def maps(classes: int, seed: int, shape: tuple[int, ...] = (40, 44)) -> tuple[Labels, Labels]:
@@ -38,8 +40,8 @@ def measured(
 ) -> tuple[dict[str, float], dict[str, NDArray[Any]]]:
     count = len(names) + 1
     observed = ((f"p{i}", counted.observe(*case, spacing_mm, count)) for i, case in enumerate(cases))
-    total = collect(counted.schema(count), observed).total()
-    return counted.metrics(total, names), total
+    total = collect_patients(counted.schema(count, len(spacing_mm)), observed, counted.of_patient).total()
+    return counted.metrics(total, names, len(spacing_mm)), total
 
 
 def one_hot(labels: Labels, classes: int) -> torch.Tensor:
@@ -59,13 +61,17 @@ def by_hand(prediction: Labels, truth: Labels, spacing_mm: tuple[float, ...] = (
     }
 
 
+def voxelwise(found: dict[str, float]) -> dict[str, float]:
+    return {name: found[name] for name in counted.MEASURES}
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_measures_of_one_case_are_those_of_monai_and_scikit_learn(seed: int) -> None:
     prediction, truth = maps(2, seed)
 
     found, _ = measured([(prediction, truth)], ONE)
 
-    assert found == pytest.approx(by_hand(prediction, truth) | {"dice_micro": found["dice"]}, abs=1e-6)
+    assert voxelwise(found) == pytest.approx(by_hand(prediction, truth), abs=1e-6)
     assert found["dice_micro"] == pytest.approx(found["dice"], abs=ROUNDING)
 
 
@@ -122,7 +128,8 @@ SOME[4:9, 4:9] = 1
 def test_a_case_without_the_structure_and_without_a_finding_is_not_counted() -> None:
     found, total = measured([(EMPTY, EMPTY)], ONE)
 
-    assert all(math.isnan(value) for value in found.values())
+    false_positives = {name for name in found if name.startswith("lesion_false_positives")}
+    assert {name for name, value in found.items() if not math.isnan(value)} == false_positives
     assert not total[counted.DEFINED].any()
     assert not total[counted.DICE_HISTOGRAM].any()
 
@@ -137,14 +144,17 @@ def test_a_finding_in_a_healthy_case_is_a_dice_of_0_and_no_recall() -> None:
 def test_a_missed_structure_is_0_in_every_measure_and_the_diagonal_in_hd95() -> None:
     found, _ = measured([(EMPTY, SOME)], ONE)
 
-    assert found == {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "hd95": 50.0, "nsd": 0, "dice_micro": 0}
+    assert voxelwise(found) == {"dice": 0, "iou": 0, "precision": 0, "recall": 0, "hd95": 50.0, "nsd": 0}
+    assert (found["dice_micro"], found["iou_micro"], found["nsd_micro"]) == (0, 0, 0)
 
 
 def test_a_healthy_case_called_healthy_changes_no_mean() -> None:
     cases = [maps(2, seed) for seed in range(3)]
     healthy = (np.zeros((40, 44), int), np.zeros((40, 44), int))
 
-    assert measured([*cases, healthy], ONE)[0] == measured(cases, ONE)[0]
+    with_healthy, without = (measured(of, ONE)[0] for of in ([*cases, healthy], cases))
+    changed = {name for name in without if with_healthy[name] != pytest.approx(without[name], nan_ok=True)}
+    assert {name.partition("_per_case")[0] for name in changed} == {"lesion_false_positives"}
 
 
 def test_a_class_absent_from_all_cases_is_left_out_of_the_macro_mean() -> None:
@@ -159,13 +169,14 @@ def test_a_class_absent_from_all_cases_is_left_out_of_the_macro_mean() -> None:
 def test_perfect_agreement_is_1_everywhere_and_falls_into_the_last_bin() -> None:
     found, total = measured([(SOME, SOME)], ONE)
 
-    assert found == {"dice": 1, "iou": 1, "precision": 1, "recall": 1, "hd95": 0, "nsd": 1, "dice_micro": 1}
-    assert total[counted.DICE_HISTOGRAM][0].nonzero()[0].tolist() == [99]
+    assert voxelwise(found) == {"dice": 1, "iou": 1, "precision": 1, "recall": 1, "hd95": 0, "nsd": 1}
+    assert (found["dice_micro"], found["nsd_micro"], found["lesion_f1"], found["area_error_mm2"]) == (1, 1, 1, 0)
+    assert total[counted.DICE_HISTOGRAM][0].nonzero()[0].tolist() == [19]
 
 
-@pytest.mark.parametrize(("overlapping", "expected"), [(0, 0), (29, 29), (57, 57), (99, 99), (100, 99)])
-def test_the_histogram_of_dice_has_bins_of_exactly_one_percent(overlapping: int, expected: int) -> None:
-    # Two rows of 100 pixels that share ``overlapping`` of them: Dice is overlapping / 100, also where 0.29 * 100 < 29.
+@pytest.mark.parametrize(("overlapping", "expected"), [(0, 0), (29, 5), (30, 6), (55, 11), (99, 19), (100, 19)])
+def test_the_histogram_of_dice_has_bins_of_exactly_five_percent(overlapping: int, expected: int) -> None:
+    # Two rows of 100 pixels that share ``overlapping`` of them: Dice is overlapping / 100, also where 0.55 * 20 > 11.
     truth, prediction = np.zeros((2, 300), int), np.zeros((2, 300), int)
     truth[0, 100:200] = 1
     prediction[0, 200 - overlapping : 300 - overlapping] = 1
@@ -200,12 +211,12 @@ def test_one_case_has_no_standard_deviation_and_two_equal_ones_have_0() -> None:
 def test_what_is_observed_has_the_shapes_that_the_schema_announces(classes: int) -> None:
     observation = counted.observe(*maps(classes, 0), (1.0, 1.0), classes)
 
-    assert {name: values.shape for name, values in observation.items()} == dict(counted.schema(classes).shapes)
+    assert {name: values.shape for name, values in observation.items()} == dict(counted.schema(classes, 2).shapes)
     assert all(values.dtype == np.int64 for values in observation.values())
 
 
 def test_the_tolerance_is_part_of_the_definition() -> None:
-    assert "tolerance 2 mm" in counted.schema(2).definition
+    assert "tolerance 2 mm" in counted.schema(2, 2).definition
 
 
 def test_voxels_are_counted_as_by_hand() -> None:
@@ -215,14 +226,109 @@ def test_voxels_are_counted_as_by_hand() -> None:
     assert counted.voxel_counts(prediction, truth, 3).tolist() == [[1, 1, 2], [1, 2, 2]]
 
 
-def test_distances_have_no_upper_limit_and_all_else_is_a_proportion() -> None:
+def test_errors_have_no_upper_limit_and_all_else_is_a_proportion() -> None:
     ranges = counted.limits(measured([maps(3, 0)], TWO)[0])
 
     unlimited = {name for name, (_, highest) in ranges.items() if math.isinf(highest)}
-    assert unlimited == {"hd95", "hd95_kidney", "hd95_tumour"}
+    families = ("hd95", "area_error", "area_bias", "lesion_false_positives")
+    assert unlimited == {name for name in ranges if name.startswith(families)}
+    assert {"hd95", "hd95_kidney", "hd95_tumour", "hd95_patient", "area_bias_mm2_kidney"} <= unlimited
     assert {highest for _, highest in ranges.values() if math.isfinite(highest)} == {1.0}
-    assert {lowest for lowest, _ in ranges.values()} == {0.0}
+    assert {name for name, (lowest, _) in ranges.items() if lowest != 0} == {name for name in ranges if "bias" in name}
 
 
 def test_no_case_determines_no_metric() -> None:
     assert all(math.isnan(value) for value in measured([], TWO)[0].values())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_dice_and_iou_are_those_of_scikit_learn_to_a_billionth(seed: int) -> None:
+    cases = [maps(3, 10 * seed + number) for number in range(5)]
+
+    found, _ = measured(cases, TWO)
+
+    for label, name in enumerate(TWO, start=1):
+        for measure, of in (("dice", f1_score), ("iou", jaccard_score)):
+            single = [of(truth.ravel() == label, prediction.ravel() == label) for prediction, truth in cases]
+            assert found[f"{measure}_{name}"] == pytest.approx(np.mean(single), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_micro_measures_are_those_of_all_voxels_of_one_class_laid_side_by_side(seed: int) -> None:
+    cases = [maps(3, 10 * seed + number) for number in range(4)]
+
+    found, _ = measured(cases, TWO)
+
+    predictions, truths = (np.concatenate(side).ravel() for side in zip(*cases, strict=True))
+    for label, name in enumerate(TWO, start=1):
+        assert found[f"dice_micro_{name}"] == pytest.approx(f1_score(truths == label, predictions == label), abs=1e-12)
+        expected = jaccard_score(truths == label, predictions == label)
+        assert found[f"iou_micro_{name}"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_nsd_micro_is_the_share_of_all_surface_voxels() -> None:
+    cases = [maps(2, seed, (20 + 10 * seed, 44)) for seed in range(4)]
+
+    found, _ = measured(cases, ONE)
+
+    single = [agreement(prediction == 1, truth == 1, (1.0, 1.0), 2.0) for prediction, truth in cases]
+    assert found["nsd_micro"] == sum(of.within for of in single) / sum(of.voxels for of in single)
+    assert found["nsd_micro"] != pytest.approx(found["nsd"], abs=1e-5)
+
+
+def test_a_mean_over_patients_is_another_number_than_one_over_cases() -> None:
+    cases = [maps(2, seed) for seed in range(6)]
+    patients = ["a", "a", "a", "a", "b", "c"]
+    observed = [(of, counted.observe(*case, (1.0, 1.0), 2)) for of, case in zip(patients, cases, strict=True)]
+
+    total = collect_patients(counted.schema(2, 2), observed, counted.of_patient).total()
+    found = counted.metrics(total, ONE, 2)
+
+    single = [by_hand(*case) for case in cases]
+    for name in counted.PATIENT_MEASURES:
+        values = [of[name] for of in single]
+        expected = np.mean([np.mean(values[:4]), values[4], values[5]])
+        assert found[f"{name}_patient"] == pytest.approx(expected, abs=2e-6)
+        assert found[f"{name}_patient"] != pytest.approx(found[name], abs=1e-4)
+
+
+def test_a_patient_none_of_whose_images_determine_a_measure_is_in_no_mean() -> None:
+    observed = [("a", counted.observe(SOME, SOME, (1.0, 1.0), 2)), ("b", counted.observe(EMPTY, EMPTY, (1.0, 1.0), 2))]
+
+    total = collect_patients(counted.schema(2, 2), observed, counted.of_patient).total()
+
+    assert counted.metrics(total, ONE, 2)["dice_patient"] == 1.0
+
+
+def test_without_patients_their_means_are_undetermined_and_not_those_of_cases() -> None:
+    total = collect(counted.schema(2, 2), [("a", counted.observe(SOME, SOME, (1.0, 1.0), 2))]).total()
+
+    found = counted.metrics(total, ONE, 2)
+
+    assert found["dice"] == 1.0
+    assert math.isnan(found["dice_patient"])
+
+
+@pytest.mark.parametrize(("classes", "largest_kb"), [(2, 14), (3, 27), (16, 200)])
+def test_the_statistics_of_a_site_stay_below_their_stated_size(classes: int, largest_kb: int) -> None:
+    assert counted.schema(classes, 3).length * 8 <= largest_kb * 1000
+
+
+def test_images_and_volumes_have_different_definitions() -> None:
+    assert counted.schema(2, 2).digest() != counted.schema(2, 3).digest()
+
+
+def test_cutting_to_the_foreground_changes_no_measure() -> None:
+    prediction, truth = (np.pad(labels, ((5, 9), (0, 7))) for labels in maps(3, 2))
+    wide = [np.pad(labels, 30) for labels in (prediction, truth)]
+
+    near, far = (counted.observe(*case, (1.0, 2.0), 3) for case in ((prediction, truth), wide))
+
+    for name, values in near.items():
+        np.testing.assert_array_equal(values, far[name])
+
+
+@pytest.mark.parametrize("names", [("kidney", "micro"), ("patient", "kidney"), ("micro_x", "x")])
+def test_names_that_would_make_two_metrics_one_are_found(names: tuple[str, ...]) -> None:
+    assert counted.ambiguous(names, 2) in names
+    assert counted.ambiguous(TWO, 2) is None

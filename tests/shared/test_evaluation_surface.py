@@ -20,7 +20,8 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.spatial.distance import cdist
 
-from shared.evaluation.surface import Mask, agreement, surface
+from shared.evaluation.label_maps import cut
+from shared.evaluation.surface import Mask, agreement, agreements, surface
 
 DATA = Path(os.environ.get("CONSILIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -94,6 +95,66 @@ def test_distances_are_those_of_comparing_every_pair_of_surface_pixels(
     distance, share = by_every_pair(prediction, truth, spacing_mm, 1.1)
     assert found.hd95_mm == pytest.approx(distance, abs=1e-9)
     assert found.nsd == pytest.approx(share, abs=1e-9)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0), (0.7, 1.3), (3.0, 0.5)])
+@pytest.mark.parametrize("seed", range(4))
+def test_classes_measured_in_one_pass_are_as_near_as_measured_one_by_one(
+    spacing_mm: tuple[float, ...], seed: int
+) -> None:
+    fields = gaussian_filter(np.random.default_rng(seed).normal(size=(2, 4, 40, 44)), (0, 0, 2, 2))
+    fields[1] += 0.6 * fields[0]
+    prediction, truth = fields.argmax(axis=1)
+
+    found = agreements(cut(prediction, truth, spacing_mm, 4), 1.5)
+
+    for label, one in enumerate(found, start=1):
+        distance, share = by_every_pair(prediction == label, truth == label, spacing_mm, 1.5)
+        assert one.hd95_mm == pytest.approx(distance, abs=1e-9)
+        assert one.nsd == pytest.approx(share, abs=1e-9)
+
+
+def test_the_nearest_surface_of_another_class_does_not_count() -> None:
+    prediction, truth = np.zeros((30, 30), int), np.zeros((30, 30), int)
+    prediction[2:5, 2:5], truth[20:23, 20:23] = 1, 1
+    prediction[20:23, 20:23], truth[2:5, 2:5] = 2, 2
+
+    found = agreements(cut(prediction, truth, (1.0, 1.0), 3), 2.0)
+
+    assert [one.hd95_mm for one in found] == [pytest.approx(math.hypot(18, 18) - 2 * math.sqrt(2), abs=3)] * 2
+    assert [one.nsd for one in found] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.0, 1.0, 1.0), (1.0, 2.9, 1.0)])
+@pytest.mark.parametrize("gap", range(1, 7))
+def test_distances_are_right_where_looking_around_ends_and_the_tree_begins(
+    spacing_mm: tuple[float, ...], gap: int
+) -> None:
+    for axis in range(3):
+        truth = np.zeros((9, 9, 9), bool)
+        truth[1, 1, 1] = True
+        prediction = np.roll(truth, gap, axis=axis)
+        assert agreement(prediction, truth, spacing_mm, 2.0).hd95_mm == pytest.approx(gap * spacing_mm[axis])
+
+
+def test_many_surface_voxels_are_looked_up_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = blobs((20, 24, 22), 2)
+    prediction = nearly(truth, 5)
+    whole = agreement(prediction, truth, (1.0, 1.0, 1.0), 1.0)
+
+    monkeypatch.setattr("shared.evaluation.surface._AT_ONCE", 7)
+
+    assert agreement(prediction, truth, (1.0, 1.0, 1.0), 1.0) == whole
+
+
+def test_surface_voxels_are_counted_whichever_mask_is_empty() -> None:
+    square = np.zeros((9, 9), bool)
+    square[2:5, 2:5] = True
+    empty = np.zeros_like(square)
+
+    found = [agreement(*masks, (1.0, 1.0), 2.0) for masks in ((square, empty), (empty, square), (square, square))]
+
+    assert [(one.within, one.voxels) for one in found] == [(0, 8), (0, 8), (16, 16)]
 
 
 @given(arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=3, max_side=6)))

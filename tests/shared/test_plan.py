@@ -118,7 +118,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
 
 def test_an_unknown_key_far_from_all_others_lists_what_is_known() -> None:
     error = refusal(evaluation__zzz=3)
-    assert error.hint == "known here: every, release"
+    assert error.hint == "known here: every, floor, operating_point, recalibrate, release, subgroups"
 
 
 def test_a_misspelt_section_is_named_before_the_missing_one() -> None:

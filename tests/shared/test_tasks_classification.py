@@ -179,7 +179,8 @@ def test_one_case_goes_from_logits_to_metrics(task: Task, label: Label) -> None:
 
     assert metrics["accuracy"] == 1.0
     assert task.headline == "auroc"
-    assert task.lower_is_better == frozenset()
+    assert {name.split("_")[0] for name in task.lower_is_better} == {"brier", "log", "ece"}
+    assert task.lower_is_better <= metrics.keys() == task.limits.keys()
 
 
 def test_both_kinds_count_under_different_definitions() -> None:

@@ -240,9 +240,24 @@ def test_a_perfect_case_goes_from_logits_to_metrics(shape: tuple[int, ...]) -> N
     assert metrics["hd95"] == 0.0
 
 
-def test_only_distances_are_better_when_lower() -> None:
-    assert ONE.lower_is_better == {"hd95"}
-    assert TWO.lower_is_better == {"hd95", "hd95_kidney", "hd95_tumour"}
+def test_errors_are_better_when_lower_and_neither_overlap_nor_bias_is() -> None:
+    errors = {"hd95", "hd95_patient", "area_error_mm2", "area_error_relative", "lesion_false_positives_per_case"}
+
+    assert errors <= ONE.lower_is_better
+    assert {"hd95", "hd95_kidney", "hd95_tumour", "area_error_mm2_tumour"} <= TWO.lower_is_better
+    assert not [name for name in ONE.lower_is_better if "dice" in name or "bias" in name or "sensitivity" in name]
+
+
+def test_sizes_are_areas_in_images_and_volumes_in_scans() -> None:
+    shape = (8, 8, 8)
+    solid = task_of("background", "tumour", size=shape)
+
+    flat, deep = ONE.limits, solid.limits
+
+    assert "area_error_mm2" in flat
+    assert "volume_error_ml" in deep
+    assert not set(flat) & {"volume_error_ml", "volume_bias_ml"}
+    assert ONE.schema.digest() != solid.schema.digest()
 
 
 def test_structures_that_overlap_are_refused_with_a_way_out() -> None:
@@ -252,6 +267,32 @@ def test_structures_that_overlap_are_refused_with_a_way_out() -> None:
     assert "one plan for each" in refused.value.hint
 
 
-def test_a_class_cannot_have_the_name_of_a_metric() -> None:
-    with pytest.raises(PlanError, match="'micro'"):
-        task_of("background", "micro")
+@pytest.mark.parametrize("names", [("micro",), ("kidney", "micro"), ("kidney", "patient"), ("micro_x", "x")])
+def test_a_class_cannot_have_a_name_that_gives_two_metrics_one_name(names: tuple[str, ...]) -> None:
+    with pytest.raises(PlanError, match="two metrics one name") as refused:
+        task_of("background", *names)
+
+    assert refused.value.hint
+
+
+@pytest.mark.parametrize("names", [("microaneurysm",), ("patient_bed", "micro_x"), ("dice", "under_3mm_")])
+def test_a_class_that_only_looks_like_the_name_of_a_metric_is_measured(names: tuple[str, ...]) -> None:
+    assert task_of("background", *names).headline == "dice"
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 300])
+def test_the_class_decided_for_a_voxel_is_the_first_of_the_largest(classes: int) -> None:
+    scores = np.random.default_rng(classes).integers(0, 4, (classes, 9, 8)).astype(np.float32)
+
+    decided = segmentation._largest(scores)
+
+    np.testing.assert_array_equal(decided, scores.argmax(axis=0))
+
+
+def test_deciding_leaves_the_scores_as_they_were() -> None:
+    scores = np.random.default_rng(1).random((3, 9, 8)).astype(np.float32)
+    before = scores.copy()
+
+    segmentation._largest(scores)
+
+    np.testing.assert_array_equal(scores, before)

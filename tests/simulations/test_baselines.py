@@ -27,7 +27,7 @@ from shared.seeds import generator
 from shared.tasks import TASKS, task_for
 from shared.tasks.task import Task
 from simulations import baselines
-from simulations.baselines import CENTRAL, Baselines, baseline_block, pooled, run_baselines, train_and_measure
+from simulations.baselines import CENTRAL, Arm, Baselines, baseline_block, pooled, run_baselines, train_and_measure
 from simulations.progress import Silent
 from simulations.workers import Pool, Sites, SiteSpec
 
@@ -124,9 +124,9 @@ def test_run_baselines_gives_each_arm_its_documented_steps(tmp_path: Path, monke
 
     def note(
         sites: Sites, name: str, own: tuple[SiteSpec, ...], everywhere: tuple[SiteSpec, ...], _start: Any, steps: int
-    ) -> dict[str, Statistics]:
+    ) -> Arm:
         asked[name] = ([spec.name for spec in own], steps)
-        return {spec.name: Statistics.zero(sites.workbench.task.schema) for spec in everywhere}
+        return Arm(_start, {spec.name: Statistics.zero(sites.workbench.task.schema) for spec in everywhere})
 
     monkeypatch.setattr(baselines, "train_and_measure", note)
     found = run_baselines(pool, SPECS, pool.sites.workbench.initial_weights(), Silent())
@@ -139,7 +139,7 @@ def test_a_site_alone_is_the_federation_s_own_training_in_one_go(tmp_path: Path)
     """Oracle: ``local.train`` called by hand with the stretched schedule, measured by hand."""
     sites = memory_sites(PLAN, tmp_path)
     initial = sites.workbench.initial_weights()
-    found = train_and_measure(sites, "bergen", SPECS[1:2], SPECS, initial, 12)
+    found = train_and_measure(sites, "bergen", SPECS[1:2], SPECS, initial, 12).statistics
     bench, data = Workbench.for_plan(PLAN), tiny_data("bergen")
     local.train(
         bench.load(initial),
@@ -160,7 +160,7 @@ def test_every_arm_begins_with_the_federation_s_initial_weights(tmp_path: Path) 
     sites = memory_sites(PLAN, tmp_path)
     initial = sites.workbench.initial_weights()
     train_and_measure(sites, "aachen", SPECS[:1], SPECS, initial, 12)
-    untrained = train_and_measure(sites, "aachen", SPECS[:1], SPECS, initial, 0)
+    untrained = train_and_measure(sites, "aachen", SPECS[:1], SPECS, initial, 0).statistics
     fresh = Workbench.for_plan(PLAN)
     by_hand = statistics(fresh.model, tiny_data("coimbra").test, fresh.task, PLAN, fresh.device)
     assert counted(untrained["coimbra"].total()) == counted(by_hand.total())

@@ -13,7 +13,7 @@ from small_hospitals import Said, contents, sim, write_scenario
 from server.results import read_rounds
 from simulations import scenario
 
-COMMANDS = ["run", "baselines", "compare", "attack", "privacy", "pretrain", "phantoms", "scenarios"]
+COMMANDS = ["run", "baselines", "contribution", "compare", "attack", "privacy", "pretrain", "phantoms", "scenarios"]
 Capsys = pytest.CaptureFixture[str]
 
 
@@ -126,6 +126,45 @@ def test_baselines_is_run_with_baselines(capsys: Capsys, small: Path, images: Pa
     assert said.status == 0
     assert "All data in one room" in said.out
     assert "aachen alone" in said.out
+
+
+def test_cross_site_adds_the_matrix_and_the_checks_to_the_baselines(
+    capsys: Capsys, small: Path, images: Path, tmp_path: Path
+) -> None:
+    said = run(capsys, small, images, tmp_path / "run", "--cross-site", "--json")
+    found = json.loads(said.out)["baselines"]
+    added = {"cross_site", "cross_site_validation", "data_checks", "findings"}
+    assert set(found) == {"central", "local", "at_home", "elsewhere"} | added
+    sites = {"aachen", "bergen", "coimbra"}
+    assert set(found["cross_site"]) == sites
+    assert all(set(row) == sites for row in found["cross_site"].values())
+    # A model at home is a cell of the diagonal.
+    for site in sites:
+        assert found["cross_site"][site][site] == found["at_home"][site]["local"]
+    assert {one["site"] for one in found["data_checks"]} == sites
+    assert "every model at every site: 3 of 3" in said.err
+
+
+def test_a_scenario_can_ask_for_the_matrix_and_an_option_can_decline_it(
+    capsys: Capsys, images: Path, tmp_path: Path
+) -> None:
+    small = write_scenario(tmp_path, scenario__cross_site=True)
+    asked = run(capsys, small, images, tmp_path / "asked", "--json")
+    declined = run(capsys, small, images, tmp_path / "declined", "--no-cross-site", "--json")
+    assert "cross_site" in json.loads(asked.out)["baselines"]
+    assert "baselines" not in json.loads(declined.out)
+
+
+def test_contribution_trains_every_coalition_of_three_sites(
+    capsys: Capsys, small: Path, images: Path, tmp_path: Path
+) -> None:
+    more = ("--data", images, "--out", tmp_path / "run", "--workers", 1, "--rounds", 1, "--json")
+    said = sim(capsys, "contribution", small, *more)
+    assert said.status == 0
+    found = json.loads(said.out)["baselines"]
+    assert set(found) == {"contribution", "cross_site_without"}
+    assert (found["contribution"]["coalitions"], found["contribution"]["rounds"]) == (8, 1)
+    assert "contributions: coalitions: 8 of 8" in said.err
 
 
 def test_a_second_run_is_refused_then_resumed_then_overwritten(
