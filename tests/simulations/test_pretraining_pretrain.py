@@ -216,7 +216,7 @@ def test_the_file_is_named_by_the_digest_of_its_bytes(tmp_path: Path) -> None:
 
 
 def test_writing_the_same_weights_in_another_order_gives_the_same_file(tmp_path: Path) -> None:
-    backwards = dict(reversed(pretrained("cnn").items()))
+    backwards = dict(reversed(list(pretrained("cnn").items())))
     assert save(backwards, tmp_path / "first") == save(pretrained("cnn"), tmp_path / "second")
 
 
