@@ -126,7 +126,7 @@ def test_a_network_learns_to_tell_made_up_vessels_from_background() -> None:
         case = Case(
             "0",
             "0",
-            example.image.voxels[:, 200:264, 200:264] / 100 - 1,
+            np.asarray(example.image.voxels[:, 200:264, 200:264] / 100 - 1, np.float32),
             example.mask[200:264, 200:264],
             None,
             (1.0, 1.0),
