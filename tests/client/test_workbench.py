@@ -155,7 +155,5 @@ def test_a_gpu_that_is_asked_for_and_absent_is_no_silent_cpu() -> None:
 
 def test_a_protection_that_is_promised_and_not_built_stops_training_instead_of_missing_unseen() -> None:
     refused = refusal(tiny_plan(secure_aggregation__enabled=True))
-    assert (
-        refused.sentence == "the plan promises secure_aggregation.enabled = true, which this version cannot keep yet"
-    )
+    assert refused.sentence == "the plan promises secure_aggregation.enabled = true, which this version cannot keep yet"
     assert refused.code == "not-built"
