@@ -87,7 +87,10 @@ class Work:
 
             return step
 
-        loop, vectorised = OneByOne(self.network, clip), SideBySide(self.network, clip, min(len(self.everything), ROWS_ON_CPU))
+        loop, vectorised = (
+            OneByOne(self.network, clip),
+            SideBySide(self.network, clip, min(len(self.everything), ROWS_ON_CPU)),
+        )
         return {"plain": plain, "loop": private(loop), "vectorised": private(vectorised)}
 
 

@@ -126,7 +126,7 @@ class Results:
         personalised: each site's own fine-tuned model on its own test patients, as a block.
         baselines: ``local`` (by site: trained there alone, measured on all test patients) and ``central`` (trained on
             all data in one room): metric -> number, or interval with ``value``, ``low``, ``high``, ``n_patients``.
-        privacy: by site: ``unit`` and, where it is "patient", ``epsilon``, ``delta``, ``sigma``, ``q``, ``steps`` and more.
+        privacy: by site: ``unit`` and, where it is "patient", ``epsilon``, ``delta``, ``sigma``, ``q``, ``steps``, …
         participation: one entry a round.
         data: by site.
     """

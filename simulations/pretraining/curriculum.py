@@ -48,7 +48,7 @@ class Curriculum:
 CURRICULA: Mapping[tuple[str, str], Curriculum] = MappingProxyType(
     {
         ("classification", "us"): Curriculum(lesion, FINDINGS, ("benign", "malignant"), 20_000, 4_000, 32, 3e-3),
-        ("segmentation", "fundus"): Curriculum(fundus, (), ("background", "vessel"), 300, 2_000, 8, 4e-3),
+        ("segmentation", "fundus"): Curriculum(fundus, (), ("background", "vessel"), 350, 4_000, 8, 4e-3),
     }
 )
 

@@ -22,6 +22,8 @@ from simulations.pretraining.fields import Field, ridges, smooth
 from simulations.pretraining.vessels import Eye, Vessels, grow, paint
 
 EDGE_PX = 540
+_MAGNIFIED_PX = 4.2
+"""Radius of the widest vein beyond which a field is a small one, seen through a sharp camera."""
 
 
 def fundus(seed: int, index: int) -> Example:
@@ -74,11 +76,13 @@ def _absorbed(rng: np.random.Generator, vessels: Vessels, eye: Eye) -> Field:
 
 
 def _drawn_by_hand(rng: np.random.Generator, vessels: Vessels, eye: Eye) -> MaskArray:
-    """The mask: vessels below some radius are left out, all others widened by up to a pixel."""
-    faintest = rng.uniform(0.4, 1.0)
-    kept = vessels.radii > faintest
+    """The mask: vessels below some radius are left out, all others drawn wider by the slip of a hand.
+
+    A hand slips by pixels of the camera; they are fewer where the same number of them shows a smaller field.
+    """
+    kept = vessels.radii > rng.uniform(0.4, 0.9)
     shown = Vessels(vessels.rows[kept], vessels.columns[kept], vessels.radii[kept], vessels.artery[kept])
-    wider = np.maximum(shown.radii + rng.uniform(-0.1, 0.7), 0.8)
+    wider = np.maximum(shown.radii + rng.uniform(0.0, 1.0) * (0.3 if eye.widest_px > _MAGNIFIED_PX else 1.0), 0.8)
     return np.asarray(paint(shown, np.ones(wider.size), wider, eye.edge) > 0.5, np.uint8)
 
 
@@ -101,8 +105,9 @@ def _grain(rng: np.random.Generator, eye: Eye) -> Field:
     shape = (eye.edge, eye.edge)
     fine = rng.uniform(0.004, 0.04) * smooth(rng, shape, (rng.uniform(1.2, 2.5),) * 2)
     coarse = rng.uniform(0.004, 0.025) * smooth(rng, shape, (rng.uniform(2.5, 6.0), rng.uniform(2.5, 6.0)))
+    network = rng.uniform(0.0, 0.1) * ridges(rng, shape, (rng.uniform(5, 12),) * 2, rng.uniform(0.25, 0.6))
     where = np.clip(np.exp(rng.uniform(0.2, 0.8) * smooth(rng, shape, (90.0, 90.0))), 0.3, 2.2)
-    return np.asarray(np.clip(1 + (fine + coarse) * where, 0.3, 1.7))
+    return np.asarray(np.clip(1 + (fine + coarse + network * rng.choice([-0.3, 1.0])) * where, 0.3, 1.7))
 
 
 def _disc(rng: np.random.Generator, eye: Eye) -> Field:

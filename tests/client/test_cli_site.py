@@ -26,7 +26,17 @@ from simulations.phantoms import write_hospitals as write_phantoms
 from simulations.phantoms.hospitals import hospitals
 
 Capsys = pytest.CaptureFixture[str]
-COMMANDS = (["init"], ["ingest"], ["doctor"], ["freeze"], ["budget"], ["check"], ["self-test"], ["audit"], ["audit", "verify"])
+COMMANDS = (
+    ["init"],
+    ["ingest"],
+    ["doctor"],
+    ["freeze"],
+    ["budget"],
+    ["check"],
+    ["self-test"],
+    ["audit"],
+    ["audit", "verify"],
+)
 
 
 class Hospital:

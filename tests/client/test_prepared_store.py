@@ -269,9 +269,9 @@ def test_a_builder_killed_at_any_moment_leaves_no_store_or_a_whole_one(tmp_path:
                 return call(*arguments, **named)
             return counted
 
-        store_writer.os.fsync = deadly(os.fsync)
-        store_writer.Path.replace = deadly(Path.replace)
-        store_writer.Path.unlink = deadly(Path.unlink)
+        os.fsync = deadly(os.fsync)
+        Path.replace = deadly(Path.replace)
+        Path.unlink = deadly(Path.unlink)
         voxels = np.ones((1, 64, 64), np.float32)
         store_writer.write(Path(sys.argv[1]), "k", [Case("a", "p", voxels, None, 1, (1.0, 1.0))])
     """)

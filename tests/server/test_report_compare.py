@@ -77,6 +77,8 @@ def test_the_keys_of_the_plan_that_differ_are_named_and_no_others(comparison: Co
         "privacy.epsilon": (None, None, 8.0),
         "privacy.delta": (None, None, 1e-4),
         "privacy.clip_norm": (None, None, 1.0),
+        "privacy.public_patients": (None, None, 50),
+        "privacy.covers": ("everything", "everything", "training"),
     }
 
 

@@ -210,7 +210,7 @@ def as_nifti(value: float, count: int) -> Spoil:
         (
             {"model__name": "unet"},
             "the task classification needs one prediction per image, unet gives one prediction per voxel",
-            "choose one of cnn, densenet121, resnet18, resnet50",
+            "choose one of cnn, densenet121, resnet18, resnet50, whitened_cnn",
         ),
     ],
 )

@@ -40,7 +40,7 @@ def mean_of(measure: Callable[[Example], float], name: str) -> tuple[float, floa
 
 def grey(example: Example) -> np.ndarray:
     """Grey values (H, W)."""
-    return example.image.voxels[0]
+    return np.asarray(example.image.voxels[0])
 
 
 def box(example: Example) -> tuple[int, int, int, int]:

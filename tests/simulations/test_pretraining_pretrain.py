@@ -126,7 +126,7 @@ def test_a_network_learns_to_tell_made_up_vessels_from_background() -> None:
         case = Case(
             "0",
             "0",
-            example.image.voxels[:, 200:264, 200:264] / 100 - 1,
+            np.asarray(example.image.voxels[:, 200:264, 200:264] / 100 - 1, np.float32),
             example.mask[200:264, 200:264],
             None,
             (1.0, 1.0),
@@ -216,7 +216,7 @@ def test_the_file_is_named_by_the_digest_of_its_bytes(tmp_path: Path) -> None:
 
 
 def test_writing_the_same_weights_in_another_order_gives_the_same_file(tmp_path: Path) -> None:
-    backwards = dict(reversed(pretrained("cnn").items()))
+    backwards = dict(reversed(list(pretrained("cnn").items())))
     assert save(backwards, tmp_path / "first") == save(pretrained("cnn"), tmp_path / "second")
 
 

@@ -105,6 +105,6 @@ def test_a_finished_run_that_is_resumed_spends_nothing_more(finished: Path, imag
 
 
 def test_a_plan_whose_noise_does_not_keep_its_epsilon_is_refused_before_anything_is_trained(images: Path) -> None:
-    with pytest.raises(PlanError, match="noise_multiplier = 0.1 costs"):
+    with pytest.raises(PlanError, match=r"noise_multiplier = 0\.1 costs"):
         run(images, "weak", **PRIVATE, privacy__noise_multiplier=0.1)
     assert not list((images / "weak").rglob(LEDGER))

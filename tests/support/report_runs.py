@@ -68,7 +68,10 @@ every = 5
 release = "site"
 """
 
-PRIVATE = PLAN_TEXT.replace('unit = "none"', 'unit = "patient"\nepsilon = 8.0\ndelta = 1e-4\nclip_norm = 1.0\npublic_patients = 50\ncovers = "training"')
+PRIVATE = PLAN_TEXT.replace(
+    'unit = "none"',
+    'unit = "patient"\nepsilon = 8.0\ndelta = 1e-4\nclip_norm = 1.0\npublic_patients = 50\ncovers = "training"',
+)
 SUMS_ONLY = PLAN_TEXT.replace('release = "site"', 'release = "sum"')
 
 
