@@ -17,15 +17,19 @@ The same code answers in production (behind the relay) and in a simulation.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from client.data.prepared.site_data import SiteData
 from client.protected import Guard, Protected
 from client.training import local
 from client.training.batches import TrainingData
 from client.training.device import release
-from client.training.inference import scores, told
+from client.training.inference import recalibrated, scores, told
 from client.workbench import Workbench
 from shared import checkpoint
 from shared.arrays import read_vector
@@ -49,6 +53,7 @@ from shared.messages import (
     Welcome,
 )
 from shared.plan import Plan
+from shared.preprocessing.image import Case
 from shared.seeds import generator
 
 
@@ -180,9 +185,17 @@ class Site:
         began = time.perf_counter()
         bench = self.workbench
         leaving = layout(bench.task.schema, bench.plan, split)
-        scored = scores(bench.model, self.data.split(split), bench.task, bench.plan, bench.device)
-        found = told(leaving, scored, bench.task)
+        found = told(leaving, self.scored(split), bench.task)
         return Measured(found.flat(), leaving.schema.digest(), time.perf_counter() - began)
+
+    def scored(self, split: Split) -> Iterator[tuple[Case, NDArray[np.float32]]]:
+        """The cases of ``split`` with the scores of the model that is loaded, as the plan measures them."""
+        bench = self.workbench
+        wanted, validation = (
+            scores(bench.model, self.data.split(name), bench.task, bench.plan, bench.device)
+            for name in (split, "validation")
+        )
+        return recalibrated(wanted, validation, bench.plan)
 
     def _keep(self, weights: Vector, envelope: Envelope) -> None:
         assert self.folder is not None  # noqa: S101 - the caller looked

@@ -223,7 +223,9 @@ class Coordinator:
                 self._outcome.training_s += intake.training_s
                 self._sum = intake.total()
             case ((Measurements() | NoisedMeasurements()), Phase.MEASURING):
-                self._draft = replace(self._draft, metrics=intake.result().block(self._setup.task))
+                self._draft = replace(
+                    self._draft, metrics=intake.result().while_training(self._setup.task, self._setup.plan)
+                )
             case ((Measurements() | NoisedMeasurements()), Phase.TESTING):
                 self._outcome.test = intake.result()
             case ((Measurements() | NoisedMeasurements()), _):

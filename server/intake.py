@@ -17,8 +17,10 @@ from typing import Literal, Protocol, TypeVar
 from server.aggregation.exact import CountSum, ExactSum, Total
 from shared.errors import ConsiliumError, ProtocolError, UpdateRejected
 from shared.evaluation.additive import Statistics
+from shared.evaluation.curves import curves
 from shared.evaluation.design import PrivateSchema
 from shared.evaluation.estimates import Noised, estimates_block
+from shared.evaluation.operating_point import chosen_block, measured_block
 from shared.evaluation.subgroup_metrics import subgroups_block
 from shared.evaluation.subgroups import Layout, Sent, layout, require_told, whole
 from shared.evaluation.summary import final_block, summarise
@@ -113,14 +115,26 @@ class Measurement:
             return estimates_block(task.private, self.pooled)
         return final_block(summarise(task, self.pooled, self.sites))
 
-    def final(self, task: Task) -> dict[str, object]:
-        """``block``, and metrics by subgroup where the plan declares any.
+    def while_training(self, task: Task, plan: Plan) -> dict[str, object]:
+        """``block``, and the thresholds that the plan's operating point has on these patients."""
+        wanted = plan.evaluation.operating_point
+        if wanted is None or not isinstance(self.pooled, Statistics):
+            return self.block(task)
+        return self.block(task) | {"thresholds": chosen_block(task, self.pooled, wanted)}
+
+    def final(self, task: Task, thresholds: Mapping[str, float | None] | None = None) -> dict[str, object]:
+        """``block``, curves, and metrics by subgroup where the plan declares any.
 
         For one model a run only: of two models, measured at sites that differ by one, the difference is that site's.
         """
-        if self.sent is None or not self.sent.layout.columns:
-            return self.block(task)
-        return self.block(task) | {"subgroups": subgroups_block(task, self.sent)}
+        block = self.block(task)
+        if isinstance(self.pooled, Statistics) and (drawn := curves(task, self.pooled)):
+            block["curves"] = drawn
+        if thresholds is not None and isinstance(self.pooled, Statistics):
+            block["operating_point"] = measured_block(task, thresholds, self.pooled, self.sites)
+        if self.sent is not None and self.sent.layout.columns:
+            block["subgroups"] = subgroups_block(task, self.sent)
+        return block
 
 
 class Measurements:

@@ -297,6 +297,17 @@ class Plan(Section):
                     raise ValueError(f'privacy.unit = "patient" {sentence}')
         return self
 
+    @model_validator(mode="after")
+    def _scores_are_calibrated(self) -> Plan:
+        asked = self.evaluation.operating_point is not None or self.evaluation.recalibrate != "none"
+        if asked and self.plan.task != "classification":
+            raise ValueError("evaluation.operating_point and recalibrate are for classification")
+        if self.evaluation.recalibrate != "none" and self.privacy.unit == "patient":
+            raise ValueError(
+                'privacy.unit = "patient" and evaluation.recalibrate would measure with a constant without noise'
+            )
+        return self
+
     def _promises_broken(self) -> tuple[tuple[bool, str], ...]:
         everything = self.privacy.covers == "everything"
         return (

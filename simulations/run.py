@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -238,9 +238,9 @@ def _predictions(weights: Vector, pool: Pool, specs: tuple[SiteSpec, ...]) -> It
 
 
 def _predict(sites: Sites, spec: SiteSpec, weights: Vector) -> list[Prediction]:
-    bench, cases = sites.workbench, sites.site(spec).data.test
+    site, bench = sites.site(spec), sites.workbench
     bench.load(weights)
-    found = predictions(bench.model, cases, bench.task, sites.plan, bench.device)
+    found = predictions(site.scored("test"), bench.task)
     return [Prediction(spec.name, case.patient, case.case_id, values, dict(case.subgroups)) for case, values in found]
 
 
@@ -253,7 +253,7 @@ def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object]
         seed=plan.plan.seed,
         versions={name: version(name) for name in _PACKAGES},
         headline=sites.workbench.task.headline,
-        final=outcome.test.final(sites.workbench.task) if outcome.test else {},
+        final=outcome.test.final(sites.workbench.task, _thresholds(records)) if outcome.test else {},
         timing=timing,
         lower_is_better=tuple(sorted(sites.workbench.task.lower_is_better)),
         checkpoint=outcome.checkpoint,
@@ -264,6 +264,11 @@ def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object]
         participation=tuple(record.participation for record in records),
         data={spec.name: _site_data(sites, spec, running.cohorts[spec.name]) for spec in specs},
     )
+
+
+def _thresholds(records: Sequence[RoundRecord]) -> Mapping[str, float | None] | None:
+    """Of the plan's operating point, as the last validation patients gave them."""
+    return (records[-1].metrics or {}).get("thresholds") if records else None
 
 
 def _block(measured: Measurement | None, sites: Sites) -> Mapping[str, object]:

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from client.training.device import autocast, memory_format
-from shared.evaluation.additive import Statistics, collect
+from shared.evaluation.additive import Statistics
+from shared.evaluation.by_patient import collect_patients
+from shared.evaluation.calibration import fitted_temperature, tempered
 from shared.evaluation.subgroups import Layout, told_by_site
 from shared.evaluation.subgroups import collect as collect_by_level
 from shared.plan import Plan
@@ -42,22 +44,43 @@ def scores(
         yield from zip(some, task.decode(logits.float()), strict=True)
 
 
+def recalibrated(
+    scored: Iterable[tuple[Case, NDArray[np.float32]]],
+    validation: Iterable[tuple[Case, NDArray[np.float32]]],
+    plan: Plan,
+) -> Iterator[tuple[Case, NDArray[np.float32]]]:
+    """``scored`` as ``evaluation.recalibrate`` wants them: with the temperature of this site's validation cases.
+
+    Guo et al., ICML 2017, section 4.2. The order of scores does not change, nor does the largest of exclusive ones.
+    """
+    if plan.evaluation.recalibrate == "none":
+        yield from scored
+        return
+    known = list(validation)
+    stacked = np.stack([found for _, found in known]).astype(np.float64) if known else np.zeros((0, 2))
+    kind = plan.data.labels
+    temperature = fitted_temperature(stacked, np.array([case.label for case, _ in known], np.int64), kind)
+    for case, found in scored:
+        yield case, tempered(found.astype(np.float64), temperature, kind).astype(np.float32)
+
+
 def statistics(
     model: torch.nn.Module, cases: Sequence[Case], task: Task, plan: Plan, device: torch.device
 ) -> Statistics:
     """Additive statistics of all ``cases``; zero statistics when there are none."""
     scored = scores(model, cases, task, plan, device)
-    return collect(task.schema, ((case.patient, task.observe(found, case)) for case, found in scored))
+    observed = ((case.patient, task.observe(found, case)) for case, found in scored)
+    return collect_patients(task.schema, observed, task.of_patient)
 
 
 def told(layout: Layout, scored: Iterable[tuple[Case, NDArray[np.float32]]], task: Task) -> Statistics:
     """What may leave a site of scored cases: in all and by subgroup, without levels that it must withhold."""
-    return told_by_site(layout, collect_by_level(layout, ((case, task.observe(found, case)) for case, found in scored)))
+    observed = ((case, task.observe(found, case)) for case, found in scored)
+    return told_by_site(layout, collect_by_level(layout, observed, task.of_patient))
 
 
 def predictions(
-    model: torch.nn.Module, cases: Sequence[Case], task: Task, plan: Plan, device: torch.device
+    scored: Iterable[tuple[Case, NDArray[np.float32]]], task: Task
 ) -> Iterator[tuple[Case, Mapping[str, str | float | int]]]:
-    """Each case with the task's columns for predictions.csv, such as label and score, or dice."""
-    for case, found in scores(model, cases, task, plan, device):
-        yield case, task.describe(found, case)
+    """Each scored case with the task's columns for predictions.csv, such as label and score, or dice."""
+    return ((case, task.describe(found, case)) for case, found in scored)

@@ -18,7 +18,6 @@ Where the noise comes from is the caller's choice; everything but a simulation t
 from __future__ import annotations
 
 import torch
-from shared.privacy.terms import Terms
 from torch import Tensor, nn
 
 from client.training.local import Assignment, make_optimizer
@@ -26,6 +25,7 @@ from client.training.per_patient import PatientGradients
 from client.training.sampling import Sampler
 from shared.models import trainable
 from shared.privacy.mechanism import noisy_mean
+from shared.privacy.terms import Terms
 
 
 def train(

@@ -44,6 +44,22 @@ NAMES: Mapping[str, tuple[str, str]] = {
         "precision averaged over all sensitivities; guessing gives the prevalence",
     ),
     "brier": ("Brier score", "mean squared error of the predicted probability; 0 is perfect"),
+    "log_loss": ("Log loss", "surprise at the truth; 0 is perfect"),
+    "ece_equal_width": (
+        "Calibration error",
+        "mean gap between predicted and observed, in ten equal widths; 0 is perfect",
+    ),
+    "ece_equal_mass": (
+        "Calibration error, equal shares",
+        "mean gap between predicted and observed, in tenths of the cases; 0 is perfect",
+    ),
+    "calibration_slope": ("Calibration slope", "1 is ideal; below 1 the model is too sure of itself"),
+    "calibration_intercept": ("Calibration intercept", "0 is ideal; below 0 the model expects too many positives"),
+    "dice_patient": ("Dice by patient", "as Dice, each patient weighing the same however many images they have"),
+    "lesion_sensitivity": ("Lesions found", "share of the true lesions that the model finds, mean over images"),
+    "lesion_sensitivity_micro": ("Lesions found, all together", "share of all true lesions that the model finds"),
+    "lesion_f1": ("Lesion F1", "harmonic mean of lesions found and lesions that are real, mean over images"),
+    "lesion_false_positives_per_case": ("False lesions an image", "lesions that the model makes up, for each image"),
     "ece": ("Calibration error", "mean gap between predicted probability and observed frequency; 0 is perfect"),
 }
 

@@ -34,13 +34,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from shared.errors import ProtocolError
-from shared.evaluation import additive
 from shared.evaluation.additive import CASES, PATIENTS, IntArray, Observation, Schema, Statistics
+from shared.evaluation.by_patient import OfPatient, collect_patients
 from shared.evaluation.suppression import withheld
 from shared.plan import OTHER, UNKNOWN, Plan
 from shared.preprocessing.image import Case
@@ -110,9 +110,25 @@ def level_of(levels: tuple[str, ...], value: str | None) -> int:
     return known.index(said if said in known else OTHER)
 
 
-def collect(layout: Layout, observed: Iterable[tuple[Case, Observation]]) -> Statistics:
-    """Add up (case, observation) pairs, in all and by level; nothing is withheld yet."""
-    return additive.collect(layout.schema, _by_level(layout, observed))
+def collect(
+    layout: Layout, observed: Iterable[tuple[Case, Observation]], of_patient: OfPatient | None = None
+) -> Statistics:
+    """Add up (case, observation) pairs, in all and by level, and what patients add; nothing is withheld yet."""
+    added = None if of_patient is None else partial(_of_patient, layout, of_patient)
+    return collect_patients(layout.schema, _by_level(layout, observed), added)
+
+
+def _of_patient(layout: Layout, of_patient: OfPatient, sums: Mapping[str, IntArray]) -> Observation:
+    """What a patient adds: in all, and in each level that images of theirs are in."""
+    names = [name for name, _ in layout.whole.shapes]
+    added = dict(of_patient({name: sums[name] for name in names}))
+    for column, levels in layout.columns:
+        for cell in range(len(levels)):
+            within = of_patient({name: sums[f"{column}/{name}"][cell] for name in names})
+            for name, values in within.items():
+                before = added.get(f"{column}/{name}", 0)
+                added[f"{column}/{name}"] = before + _placed(values, cell, len(levels))
+    return added
 
 
 def told_by_site(layout: Layout, counted: Statistics) -> Statistics:

@@ -13,7 +13,7 @@ Promises
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +60,7 @@ def summarise(task: Task, pooled: Statistics, per_site: Mapping[str, Statistics]
         pooled=together,
         sites=sites,
         macro={name: math.fsum(values.values()) / len(values) for name, values in known.items() if values},
-        worst={name: _worst(values, name in task.lower_is_better) for name, values in known.items() if values},
+        worst={name: _worst(values, _badness(task, name)) for name, values in known.items() if values},
         undetermined={
             name: tuple(site for site in sites if site not in values)
             for name, values in known.items()
@@ -85,8 +85,15 @@ def _determined(name: str, sites: Mapping[str, Mapping[str, Interval]]) -> dict[
     return {site: value for site, value in values.items() if math.isfinite(value)}
 
 
-def _worst(values: Mapping[str, float], lower_is_better: bool) -> Worst:  # noqa: FBT001 - a property of the metric
-    site = (max if lower_is_better else min)(values, key=lambda of: values[of])
+def _badness(task: Task, name: str) -> Callable[[float], float]:
+    """Of a metric's value: the larger, the worse."""
+    if name in task.signed:
+        return abs
+    return float if name in task.lower_is_better else float.__neg__
+
+
+def _worst(values: Mapping[str, float], badness: Callable[[float], float]) -> Worst:
+    site = max(values, key=lambda of: badness(values[of]))
     return Worst(site, values[site])
 
 

@@ -72,6 +72,8 @@ def build(plan: Plan) -> Task:
         describe=describe,
         lower_is_better=counted.lower_is_better(names),
         limits=counted.limits(names),
+        of_patient=counted.of_patient,
+        signed=frozenset(name for name in names if "_bias_" in name),
         private=_private(plan.data.classes),
     )
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from shared.errors import PlanError
 from shared.evaluation.additive import IntArray, Observation, Schema
+from shared.evaluation.by_patient import OfPatient
 from shared.evaluation.estimates import PrivateMeasures
 from shared.plan import Plan
 from shared.preprocessing.image import Case
@@ -46,6 +47,8 @@ class Task:
         observe: (scores of one case (K, ...), case) -> that case's additive contribution.
         metrics: summed counts (group axis already summed away) -> metrics.
         describe: (scores of one case, case) -> columns for predictions.csv, such as label and score, or dice.
+        of_patient: what a patient adds beyond the sum of their cases; None where nothing.
+        signed: metrics that are best at 0, such as a bias.
         private: what is counted and measured under ``evaluation.release = "dp"``; None where the task has no such set.
     """
 
@@ -62,6 +65,8 @@ class Task:
     describe: Callable[[NDArray[np.float32], Case], Mapping[str, float | int | str]]
     lower_is_better: frozenset[str] = frozenset()
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    of_patient: OfPatient | None = None
+    signed: frozenset[str] = frozenset()
     private: PrivateMeasures | None = None
 
 
