@@ -56,12 +56,34 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "calibration_slope": ("Calibration slope", "1 is ideal; below 1 the model is too sure of itself"),
     "calibration_intercept": ("Calibration intercept", "0 is ideal; below 0 the model expects too many positives"),
     "dice_patient": ("Dice by patient", "as Dice, each patient weighing the same however many images they have"),
+    "iou_patient": ("IoU by patient", "as IoU, each patient weighing the same"),
+    "hd95_patient": ("HD95 by patient", "as HD95, each patient weighing the same"),
+    "nsd_patient": ("NSD by patient", "as NSD, each patient weighing the same"),
+    "iou_micro": ("IoU of all voxels", "of all predicted and all true voxels together"),
+    "nsd_micro": ("NSD of all borders", "of all borders together"),
+    "area_error_mm2": ("Area error, mm²", "size of the difference between predicted and true area"),
+    "area_bias_mm2": ("Area bias, mm²", "predicted minus true area; 0 is best"),
+    "area_error_relative": ("Area error, relative", "as a share of the true area"),
+    "area_bias_relative": ("Area bias, relative", "as a share of the true area; 0 is best"),
+    "volume_error_ml": ("Volume error, ml", "size of the difference between predicted and true volume"),
+    "volume_bias_ml": ("Volume bias, ml", "predicted minus true volume; 0 is best"),
+    "volume_error_relative": ("Volume error, relative", "as a share of the true volume"),
+    "volume_bias_relative": ("Volume bias, relative", "as a share of the true volume; 0 is best"),
+    "lesion_f1_micro": ("Lesion F1, all together", "harmonic mean of lesions found and lesions that are real"),
+    "lesion_dice_micro": ("Dice of found lesions", "overlap of the lesions that were found"),
     "lesion_sensitivity": ("Lesions found", "share of the true lesions that the model finds, mean over images"),
     "lesion_sensitivity_micro": ("Lesions found, all together", "share of all true lesions that the model finds"),
     "lesion_f1": ("Lesion F1", "harmonic mean of lesions found and lesions that are real, mean over images"),
     "lesion_false_positives_per_case": ("False lesions an image", "lesions that the model makes up, for each image"),
     "ece": ("Calibration error", "mean gap between predicted probability and observed frequency; 0 is perfect"),
 }
+
+MAIN = (
+    "dice", "dice_patient", "dice_micro", "iou", "precision", "recall", "hd95", "nsd",
+    "auroc", "average_precision", "accuracy", "balanced_accuracy", "sensitivity", "specificity", "f1",
+    "brier", "ece_equal_width", "calibration_slope", "calibration_intercept",
+)  # fmt: skip
+"""Metrics that stand in the tables of every model, site and class; the others have a table of their own."""
 
 
 @dataclass(frozen=True, slots=True)

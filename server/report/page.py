@@ -21,7 +21,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from server.report import examples, figures, tables, words
+from server.report import examples, figures, more_tables, tables, words
 from server.report.arms import Kind, arms_of, at_a_glance
 from server.report.doctor import doctor_table
 from server.report.metrics import DASH, LEVEL, NAMES, TIMES, duration, interval, label, meaning, measure, number
@@ -88,6 +88,7 @@ def context(run: Run, phantoms: Sequence[examples.PhantomExample] = ()) -> dict[
         "facts": _facts(run),
         "result_figures": result_figures(run),
         "result_tables": result_tables(run),
+        "rest_table": more_tables.rest_table(run),
         "glossary": [(label(metric), meaning(metric)) for metric in run.overall_metrics if metric in NAMES],
         "training_figures": training_figures(run),
         "participation": tables.participation_table(run) if results.participation else None,
@@ -123,8 +124,11 @@ def result_figures(run: Run) -> list[Figure]:
 def result_tables(run: Run) -> list[tables.Table]:
     """All metrics: of all patients, by class, by way of training, by site."""
     arms = tables.arms_table(run, run.overall_metrics)
-    found = [tables.pooled_table(run), tables.class_table(run), arms, *tables.site_tables(run, run.overall_metrics)]
-    return [table for table in found if table is not None]
+    by_site = tables.site_tables(run, run.overall_metrics)
+    groups = more_tables.subgroup_tables(run)
+    looked = (more_tables.findings_table(run), more_tables.cross_site_table(run))
+    main = (tables.pooled_table(run), tables.class_table(run), more_tables.size_table(run), arms)
+    return [table for table in (*main, *by_site, *groups, *looked) if table is not None]
 
 
 def training_figures(run: Run) -> list[Figure]:

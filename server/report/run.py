@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.report.metrics import Measure, measure, ordered
+from server.report.metrics import MAIN, Measure, measure, ordered
 from server.results import PLAN, ROUNDS, Results, RoundRecord, read_results, read_rounds
 from shared.errors import RunError
 from shared.plan import Plan, load
@@ -39,9 +39,8 @@ class Run:
 
     @property
     def overall_metrics(self) -> list[str]:
-        """``metrics`` without those of single classes, which are named ``<metric>_<class>``."""
-        single = {f"{metric}_{name}" for metric in self.metrics for name in self.plan.data.classes}
-        return [metric for metric in self.metrics if metric not in single]
+        """The main ones of ``metrics``, of all classes together; those of one are named ``<metric>_<class>``."""
+        return [metric for metric in self.metrics if metric in MAIN or metric == self.headline]
 
     @property
     def pooled(self) -> Measure:

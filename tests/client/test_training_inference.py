@@ -143,12 +143,12 @@ def test_statistics_of_two_halves_add_up_to_those_of_the_whole() -> None:
 def test_no_case_gives_zero_statistics_and_no_prediction() -> None:
     bench = bench_for()
     assert not statistics(bench.model, [], bench.task, bench.plan, bench.device).flat().any()
-    assert list(predictions(bench.model, [], bench.task, bench.plan, bench.device)) == []
+    assert list(predictions(scores(bench.model, [], bench.task, bench.plan, bench.device), bench.task)) == []
 
 
 def test_predictions_of_a_classification_are_label_and_score_of_the_second_class() -> None:
     bench = bench_for()
-    rows = list(predictions(bench.model, CASES, bench.task, bench.plan, bench.device))
+    rows = list(predictions(scores(bench.model, CASES, bench.task, bench.plan, bench.device), bench.task))
     found = list(scores(bench.model, CASES, bench.task, bench.plan, bench.device))
     assert [case.case_id for case, _ in rows] == [case.case_id for case in CASES]
     for (case, columns), (_, score) in zip(rows, found, strict=True):
@@ -158,7 +158,7 @@ def test_predictions_of_a_classification_are_label_and_score_of_the_second_class
 def test_predictions_of_a_segmentation_are_dice_by_its_definition() -> None:
     bench, cases = bench_for(**SEGMENTATION), masked_cases(6)
     found = list(scores(bench.model, cases, bench.task, bench.plan, bench.device))
-    rows = predictions(bench.model, cases, bench.task, bench.plan, bench.device)
+    rows = predictions(scores(bench.model, cases, bench.task, bench.plan, bench.device), bench.task)
     for (case, columns), (_, score) in zip(rows, found, strict=True):
         assert case.mask is not None
         drawn, truth = score.argmax(axis=0) == 1, case.mask == 1

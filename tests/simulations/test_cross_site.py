@@ -9,7 +9,7 @@ import pytest
 from tiny_federation import SITES, tiny_data, tiny_plan
 
 from client.site import Site
-from client.training.inference import predictions, statistics
+from client.training.inference import predictions, scores, statistics
 from shared.evaluation.additive import Statistics
 from shared.evaluation.label_quality import Outlines, Ranks, displacements, findings
 from shared.evaluation.summary import final_block, summarise
@@ -129,7 +129,9 @@ def test_evidence_is_of_all_patients_with_all_their_images(pool: Pool, models: d
     bench, data = pool.sites.workbench, tiny_data("bergen")
     cases = [*data.train, *data.validation, *data.test]
     by_patient: dict[str, list[tuple[float, float]]] = {}
-    for case, values in predictions(bench.load(models["coimbra"]), cases, bench.task, PLAN, bench.device):
+    for case, values in predictions(
+        scores(bench.load(models["coimbra"]), cases, bench.task, PLAN, bench.device), bench.task
+    ):
         by_patient.setdefault(case.patient, []).append((float(values["label"]), float(values["score"])))
     means = np.array([np.mean(rows, axis=0) for rows in by_patient.values()])
     assert isinstance(own, Ranks)
@@ -144,12 +146,14 @@ def test_negatives_are_scores_of_negated_voxels(pool: Pool, models: dict[str, Ve
         Case(**asdict_shallow(case) | {"voxels": -case.voxels}) for case in (*data.train, *data.validation, *data.test)
     ]
     bench = pool.sites.workbench
-    scores = [
+    found = [
         values["score"]
-        for _, values in predictions(bench.load(models["bergen"]), cases, bench.task, PLAN, bench.device)
+        for _, values in predictions(
+            scores(bench.load(models["bergen"]), cases, bench.task, PLAN, bench.device), bench.task
+        )
     ]
     assert isinstance(own, Ranks)
-    np.testing.assert_allclose(own.negatives[0, :, 0], np.reshape(scores, (-1, 2)).mean(axis=1), atol=1e-6)
+    np.testing.assert_allclose(own.negatives[0, :, 0], np.reshape(found, (-1, 2)).mean(axis=1), atol=1e-6)
 
 
 def asdict_shallow(case: Case) -> dict[str, object]:
@@ -177,7 +181,8 @@ def test_flipped_labels_of_a_site_in_memory_are_found(tmp_path: Path, models: di
             )
         ]
         if spec.name == "bergen":
-            cases = [Case(**asdict_shallow(case) | {"label": 1 - int(case.label or 0)}) for case in cases]  # type: ignore[call-overload]
+            cases = [Case(**asdict_shallow(case) | {"label": 1 - int(case.label or 0)}) for case in cases]  # type:
+            ignore[call - overload]
         data = tiny_data(spec.name)
         sites._sites[spec.name] = Site(
             spec.name, type(data)(cases, [], [], tuple((n,) for n in range(len(cases)))), sites.workbench
@@ -251,7 +256,7 @@ def test_evidence_of_outlines_is_dice_by_patient(tmp_path: Path) -> None:
     assert own.models == ("bergen", "coimbra")
     bench = sites.workbench
     by_patient: dict[str, list[float]] = {}
-    for case, values in predictions(bench.load(weights), cases, bench.task, plan, bench.device):
+    for case, values in predictions(scores(bench.load(weights), cases, bench.task, plan, bench.device), bench.task):
         value = float(values["dice"])
         if not np.isnan(value):
             by_patient.setdefault(case.patient, []).append(value)
