@@ -181,8 +181,7 @@ def test_flipped_labels_of_a_site_in_memory_are_found(tmp_path: Path, models: di
             )
         ]
         if spec.name == "bergen":
-            cases = [Case(**asdict_shallow(case) | {"label": 1 - int(case.label or 0)}) for case in cases]  # type:
-            ignore[call - overload]
+            cases = [Case(**asdict_shallow(case) | {"label": 1 - int(case.label or 0)}) for case in cases]
         data = tiny_data(spec.name)
         sites._sites[spec.name] = Site(
             spec.name, type(data)(cases, [], [], tuple((n,) for n in range(len(cases)))), sites.workbench
