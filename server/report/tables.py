@@ -61,7 +61,8 @@ def pooled_table(run: Run) -> Table:
         note += " Sites added noise to what they sent: values, intervals and numbers of patients are estimates."
     if parts:
         note += " Mean of sites: each site counts once, however small."
-    for metric, sites in sorted((final.get("undetermined") or {}).items()):
+    undetermined = final.get("undetermined") or {}
+    for metric, sites in sorted((name, undetermined[name]) for name in run.overall_metrics if name in undetermined):
         note += f" {label(metric)} is not determined at {', '.join(sites)}, so not in its mean and worst site."
     if any(cell.text == UNDETERMINED for _, cells in rows for cell in cells):
         note += f" {UNDETERMINED} stands for what these patients do not determine."
