@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
@@ -102,13 +102,15 @@ def test_a_circle_holds_the_pixels_whose_centres_are_nearer_than_its_radius() ->
 
 
 @given(radius=st.floats(6, 15), row=st.floats(19, 21), column=st.floats(23, 26))
+@example(12.0, 19.0, 23.0)
 @settings(deadline=None, max_examples=30)
 def test_the_area_of_a_circle_is_pi_r_squared_within_its_rim(radius: float, row: float, column: float) -> None:
     mask = mask_of({"GTV": [on_slice(0, circle(radius, row, column))]})
     area = mask.sum() * SPACING[1] * SPACING[2]
-    # The pixels that decide are those within half a diagonal of the rim; their errors mostly cancel.
+    # The pixels that decide are those within half a diagonal of the rim: the error is below ``rim``. Most of it cancels,
+    # least where the centre is a pixel's: eight pixels at a time are then at one distance, and fall to one side together.
     rim = 2 * np.pi * radius * np.hypot(*SPACING[1:]) / 2
-    assert abs(area - np.pi * radius**2) < 0.25 * rim
+    assert abs(area - np.pi * radius**2) < 0.4 * rim
 
 
 def test_a_ball_has_the_volume_of_a_ball() -> None:
