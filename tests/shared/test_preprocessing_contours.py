@@ -107,8 +107,8 @@ def test_a_circle_holds_the_pixels_whose_centres_are_nearer_than_its_radius() ->
 def test_the_area_of_a_circle_is_pi_r_squared_within_its_rim(radius: float, row: float, column: float) -> None:
     mask = mask_of({"GTV": [on_slice(0, circle(radius, row, column))]})
     area = mask.sum() * SPACING[1] * SPACING[2]
-    # The pixels that decide are those within half a diagonal of the rim: the error is below ``rim``. Most of it cancels,
-    # least where the centre is a pixel's: eight pixels at a time are then at one distance, and fall to one side together.
+    # The pixels that decide are those within half a diagonal of the rim: the error is below ``rim``. Most of it
+    # cancels, least where the centre is a pixel's: eight pixels are at one distance then, and on one side together.
     rim = 2 * np.pi * radius * np.hypot(*SPACING[1:]) / 2
     assert abs(area - np.pi * radius**2) < 0.4 * rim
 
