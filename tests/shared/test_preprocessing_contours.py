@@ -104,13 +104,11 @@ def test_a_circle_holds_the_pixels_whose_centres_are_nearer_than_its_radius() ->
 @given(radius=st.floats(6, 15), row=st.floats(19, 21), column=st.floats(23, 26))
 @example(12.0, 19.0, 23.0)
 @settings(deadline=None, max_examples=30)
-def test_the_area_of_a_circle_is_pi_r_squared_within_its_rim(radius: float, row: float, column: float) -> None:
-    mask = mask_of({"GTV": [on_slice(0, circle(radius, row, column))]})
-    area = mask.sum() * SPACING[1] * SPACING[2]
-    # The pixels that decide are those within half a diagonal of the rim: the error is below ``rim``. Most of it
-    # cancels, least where the centre is a pixel's: eight pixels are at one distance then, and on one side together.
-    rim = 2 * np.pi * radius * np.hypot(*SPACING[1:]) / 2
-    assert abs(area - np.pi * radius**2) < 0.4 * rim
+def test_a_circle_anywhere_holds_the_pixels_within_it_and_no_others(radius: float, row: float, column: float) -> None:
+    """A polygon of 400 corners lies within 0.0005 mm of its circle here: only centres that near may go either way."""
+    mask = mask_of({"GTV": [on_slice(0, circle(radius, row, column))]})[0] > 0
+    assert mask[within_circle(radius - 0.001, row, column)].all()
+    assert not mask[~within_circle(radius + 0.001, row, column)].any()
 
 
 def test_a_ball_has_the_volume_of_a_ball() -> None:
