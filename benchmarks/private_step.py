@@ -59,6 +59,7 @@ class Work:
 
     @classmethod
     def of(cls, name: str, dimensions: int, edge: int, patients: int, images: int) -> Work:
+        """Random images for a network, on the GPU where there is one."""
         dense = architecture(name).output == "dense"
         model = build_network(ModelSpec(name, dimensions, 1, 2), seed=1).train()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -71,6 +72,7 @@ class Work:
         return cls(network, Batch(voxels, targets), [Batch(*part) for part in parts])
 
     def ways(self) -> dict[str, Callable[[], None]]:
+        """A step each way, by name."""
         optimizer = torch.optim.AdamW(self.network.model.parameters())
         clip, noise = Clip(1.0), SecureNoise()
         terms = Terms(1.0, 1.0, 1.0, float(len(self.patients)), 1, 1)

@@ -208,5 +208,7 @@ class Site:
 def refusal(error: ConsiliumError, plan: Plan) -> Refusal:
     """What a coordinator is told: under patient-level privacy nothing that was counted among a site's cases."""
     if plan.privacy.unit == "patient" and isinstance(error, SiteDataError | CaseError):
-        return Refusal(error.code, "this site's own cases do not allow it", "the site's own log says more")
+        return Refusal(
+            error.code, f"this site cannot take part ({error.code})", "its own staff can see why, and no more is told"
+        )
     return Refusal(error.code, error.sentence, error.hint)

@@ -114,7 +114,11 @@ def transaction(path: Path, ending: Literal["commit", "rollback"]) -> Iterator[s
 def _connected(path: Path) -> sqlite3.Connection:
     # Never made here: an empty file in place of a lost ledger would say that nobody has paid.
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", _PATIENCE_S, isolation_level=None, uri=True)
-    connection.executescript("pragma synchronous=full; pragma foreign_keys=on;")
+    try:
+        connection.executescript("pragma synchronous=full; pragma foreign_keys=on;")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 
@@ -161,6 +165,10 @@ def _damaged(reason: str) -> SiteDataError:
     )
 
 
+_LEAST_FREE = 2**17
+"""Bytes: SQLite's shared memory takes 32 KiB, a transaction a few pages in the write-ahead log."""
+
+
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
@@ -173,9 +181,11 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _unusable(error: sqlite3.OperationalError, path: Path) -> ConsiliumError:
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+    free = shutil.disk_usage(path.parent).free
+    # Without room for the files beside the ledger, SQLite cannot open it, and says no more than that.
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or free < _LEAST_FREE:
         return CapacityError(
-            f"the disk is full: the ledger could not be written, {shutil.disk_usage(path.parent).free} bytes are free",
+            f"the disk is full: the ledger could not be written, {free} bytes are free",
             hint="free some space; nothing left this site",
             code="disk-full",
         )

@@ -51,6 +51,9 @@ class SideBySide:
     def __init__(self, network: Network, clip: Clip, rows_at_once: int) -> None:
         self._network, self._clip, self._largest = network, clip, rows_at_once
         self._layers = _layers(network.model)
+        self._parameters = network.parameters()
+        numbers = sum(parameter.numel() for parameter in self._parameters)
+        self._most_patients = max(1, _GRADIENT_BYTES // (4 * numbers))
 
     def __call__(self, patients: Iterable[Batch]) -> ClippedSum:
         """Clip and add; each element is one patient's batch. Patients with as many rows share a pass."""
@@ -66,8 +69,7 @@ class SideBySide:
         return total
 
     def _patients_at_once(self, rows: int) -> int:
-        parameters = sum(parameter.numel() for parameter in self._network.parameters())
-        return max(1, min(self._largest // rows, _GRADIENT_BYTES // (4 * parameters)))
+        return max(1, min(self._largest // rows, self._most_patients))
 
     def gradients(self, patients: list[Batch]) -> Tensor:
         """Mean gradient of each patient, all with the same number of rows: shape (N, P), float32."""
@@ -97,7 +99,7 @@ class SideBySide:
             losses = self._network.losses(part)
             if losses.requires_grad:
                 (losses.sum() / rows).backward()  # type: ignore[no-untyped-call]
-        parts = [found.get(parameter, (patients, parameter)) for parameter in self._network.parameters()]
+        parts = [found.get(parameter, (patients, parameter)) for parameter in self._parameters]
         return torch.cat(parts, dim=1)
 
     def agrees_with(self, exact: Tensor, rounded: Tensor, patients: list[Batch], tolerance: float) -> bool:

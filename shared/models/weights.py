@@ -99,7 +99,8 @@ def _read(path: Path, sha256: str) -> dict[str, Tensor]:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"the weights {path.name} cannot be read: {error.strerror}", hint="check model.pretrained.file"
+            f"the weights {path.name} cannot be read: {error.strerror}",
+            hint="check model.pretrained.file; that of a built-in scenario is made by consilium-sim pretrain",
         ) from None
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:

@@ -1,6 +1,8 @@
 """A site under patient-level privacy: paid for first, noised, answered once, and silent about everything else."""
 
 import dataclasses
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +281,25 @@ def test_a_guard_draws_from_the_operating_system_unless_told_otherwise(tmp_path:
     first, second = guard.noise(claim).normal(8), guard.noise(claim).normal(8)
     assert not np.intersect1d(first, second).size
     assert guard.till.now() == NOW
+
+
+def test_a_full_disk_is_said_leaves_nothing_and_costs_nothing_twice(tmp_path: Path) -> None:
+    """The real thing where a small disk may be mounted; elsewhere the ledger's own tests stand in for it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        plan = private_plan()
+        site = guarded_site(plan, disk)
+        filler = disk / "filler"
+        filler.write_bytes(b"x" * (shutil.disk_usage(disk).free - 2 * 4096))
+        reply = refused(site.answer(train(plan, weights(site))))
+        assert reply.code == "disk-full"
+        assert "bytes are free" in reply.sentence
+        filler.unlink()
+        updated(site, train(plan, weights(site)))
+        assert paid(site) == (terms_for(plan, "aachen").round_event(),)
+    finally:
+        subprocess.run(["umount", str(disk)], capture_output=True, check=True)
