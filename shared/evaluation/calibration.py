@@ -132,7 +132,8 @@ def tempered(scores: FloatArray, temperature: float, kind: Literal["exclusive", 
     A power of probabilities is a quotient of logits, so logits are not needed. Scores of 0 and 1 stay as they are.
     """
     if kind == "multilabel":
-        return expit(logit(scores) / temperature)
+        cooled: FloatArray = expit(logit(scores) / temperature)
+        return cooled
     powers = (scores / scores.max(axis=-1, keepdims=True)) ** (1 / temperature)
     return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 

@@ -114,7 +114,9 @@ def acquire(hu: Field, scanner: Scanner, random: np.random.Generator) -> Field:
     measured = hu * scanner.gain + scanner.cupping_hu * _cup(scanner.shape)
     blur = scanner.blur_mm / scanner.spacing_mm
     measured = ndimage.gaussian_filter(measured, (0, blur, blur), mode="nearest")
-    return measured + scanner.noise_hu * _grain(hu.shape, scanner.grain_mm / scanner.spacing_mm, random)
+    grain: Field = _grain(hu.shape, scanner.grain_mm / scanner.spacing_mm, random)
+    noisy: Field = measured + scanner.noise_hu * grain
+    return noisy
 
 
 def _cup(shape: tuple[int, int]) -> Field:
