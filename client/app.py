@@ -16,12 +16,14 @@ from collections.abc import Callable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from shared.errors import ConsiliumError
-from shared.messages import Refusal, Reply, Request
-from shared.wire import reply_to_record, request_from_record
+from shared.errors import ConsiliumError, SiteDataError
+from shared.message_bytes import reply_to_bytes
+from shared.messages import Refusal
+from shared.parcels import Parcel
+from shared.wire import parcel_from_record, parcel_to_record
 
-Answer = Callable[[Context, Request], tuple[str, Reply]]
-"""(context, request) -> (name of the site, its reply)."""
+Answer = Callable[[Context, Parcel], Parcel]
+"""(context, request) -> the site's reply."""
 
 
 def make_app(answer: Answer) -> ClientApp:
@@ -29,10 +31,10 @@ def make_app(answer: Answer) -> ClientApp:
 
     def carry(message: Message, context: Context) -> Message:
         try:
-            site, reply = answer(context, request_from_record(message.content))
+            reply = answer(context, parcel_from_record(message.content))
         except ConsiliumError as error:
-            site, reply = "", Refusal(error.code, error.sentence, error.hint)
-        return Message(reply_to_record(reply, site), reply_to=message)
+            reply = Parcel("", reply_to_bytes(Refusal(error.code, error.sentence, error.hint)))
+        return Message(parcel_to_record(reply), reply_to=message)
 
     relay = ClientApp()
     for register in (relay.query(), relay.train(), relay.evaluate(), relay.train("personalise")):
@@ -40,11 +42,11 @@ def make_app(answer: Answer) -> ClientApp:
     return relay
 
 
-def _no_custodian(_context: Context, _request: Request) -> tuple[str, Reply]:
-    return "", Refusal(
-        "no-custodian",
+def _no_custodian(_context: Context, _request: Parcel) -> Parcel:
+    raise SiteDataError(
         "this site has no custodian that could answer",
-        "this version federates in simulation only: consilium-sim run SCENARIO",
+        hint="this version federates in simulation only: consilium-sim run SCENARIO",
+        code="no-custodian",
     )
 
 

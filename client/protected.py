@@ -28,11 +28,11 @@ from client.training.private_inference import Protection, private_statistics
 from client.training.sampling import Sampler
 from client.workbench import Workbench
 from shared.errors import ProtocolError
-from shared.messages import Evaluate, Measured, Split, Train, Update
+from shared.message_bytes import reply_from_bytes, reply_to_bytes
+from shared.messages import Evaluate, Measured, Reply, Split, Train, Update
 from shared.privacy.events import Event
 from shared.privacy.noise import Noise, SecureNoise
 from shared.privacy.terms import StatisticsTerms, statistics_terms, terms_for
-from shared.reply_bytes import Kept, from_bytes, to_bytes
 from shared.seeds import generator
 from shared.tasks.task import private_measures
 
@@ -102,8 +102,8 @@ class Protected:
             self._once(claim, terms.event(), lambda: self._statistics(request, terms, self.guard.noise(claim))),
         )
 
-    def _once(self, claim: Claim, event: Event, compute: Callable[[], Kept]) -> Kept:
-        return from_bytes(self.guard.till.answer_once(claim, event, lambda: to_bytes(compute())))
+    def _once(self, claim: Claim, event: Event, compute: Callable[[], Reply]) -> Reply:
+        return reply_from_bytes(self.guard.till.answer_once(claim, event, lambda: reply_to_bytes(compute())))
 
     def _update(self, request: Train, noise: Noise) -> Update:
         bench, plan, round_number = self.workbench, self.workbench.plan, request.envelope.round

@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
 
 from server.fleet import Fleet
+from server.post import Plain, Post
 from shared.errors import ConsiliumError, RunError
+from shared.message_bytes import request_to_bytes
 from shared.messages import Envelope, Evaluate, Hello, Personalise, Refusal, Reply, Request, Train
-from shared.wire import reply_from_record, request_to_record
+from shared.parcels import Body
+from shared.wire import parcel_from_record, parcel_to_record
 
 _KINDS: dict[type[Request], str] = {
     Hello: "query",
@@ -36,8 +40,8 @@ Connect = Callable[[Envelope, int, float], Fleet]
 class GridFleet:
     """The nodes of a Flower run, by site name."""
 
-    def __init__(self, grid: Grid, nodes: Mapping[str, int]) -> None:
-        self._grid, self._nodes = grid, dict(nodes)
+    def __init__(self, grid: Grid, nodes: Mapping[str, int], post: Post | None = None) -> None:
+        self._grid, self._nodes, self._post = grid, dict(nodes), post or Plain()
 
     def names(self) -> tuple[str, ...]:
         """Site names, sorted."""
@@ -45,46 +49,73 @@ class GridFleet:
 
     def ask(self, requests: Mapping[str, Request], deadline_s: float) -> Iterator[tuple[str, Reply]]:
         """Send each site its request; yield replies as they arrive, until all are there or the deadline has passed."""
-        sites = {self._nodes[site]: site for site in requests}
-        for node, (_, reply) in ask_nodes(
-            self._grid, {self._nodes[site]: requests[site] for site in requests}, deadline_s
-        ):
-            yield sites[node], reply
+        addressed = {self._nodes[site]: Addressed(site, request) for site, request in requests.items()}
+        for node, (_, reply) in ask_nodes(self._grid, addressed, deadline_s, self._post):
+            yield addressed[node].site, reply
+
+
+@dataclass(frozen=True, slots=True)
+class Addressed:
+    """A request, and the site that it is for; "" for whoever has the node."""
+
+    site: str
+    request: Request
 
 
 def ask_nodes(
-    grid: Grid, requests: Mapping[int, Request], deadline_s: float
+    grid: Grid, requests: Mapping[int, Addressed], deadline_s: float, post: Post
 ) -> Iterator[tuple[int, tuple[str, Reply]]]:
     """Send each node its request and yield (node, (site, reply)) as replies arrive, until the deadline."""
     end = time.monotonic() + deadline_s
-    messages = [
-        Message(request_to_record(request), node, _KINDS[type(request)], ttl=deadline_s)
-        for node, request in requests.items()
-    ]
+    bodies = _bodies(requests.values())
+    messages = (
+        Message(
+            parcel_to_record(post.seal(bodies[id(to.request)], to.site)), node, _KINDS[type(to.request)], ttl=deadline_s
+        )
+        for node, to in requests.items()
+    )
     waiting = {identifier for identifier in grid.push_messages(messages) if identifier}
     while waiting and time.monotonic() < end:
         for message in grid.pull_messages(list(waiting)):
             waiting.discard(message.metadata.reply_to_message_id)
-            yield message.metadata.src_node_id, _read(message)
+            node = message.metadata.src_node_id
+            to = requests[node]
+            yield node, _meant(_read(message, bodies[id(to.request)], post), to.site)
         if waiting:
             time.sleep(_POLL_S)
 
 
-def _read(message: Message) -> tuple[str, Reply]:
+def _bodies(addressed: Iterable[Addressed]) -> dict[int, Body]:
+    """Bytes of each request, made once however many sites it goes to."""
+    return {at: Body.of(request_to_bytes(one)) for at, one in {id(to.request): to.request for to in addressed}.items()}
+
+
+def _read(message: Message, asked: Body, post: Post) -> tuple[str, Reply]:
     if message.has_error():
         return "", Refusal("transport", f"Flower reports error {message.error.code} instead of a reply")
     try:
-        return reply_from_record(message.content)
+        return post.open(parcel_from_record(message.content), asked)
     except ConsiliumError as error:
         return "", Refusal(error.code, error.sentence, error.hint)
 
 
-def find_sites(grid: Grid, hello: Envelope, expected: int, deadline_s: float) -> dict[str, int]:
+def _meant(answered: tuple[str, Reply], site: str) -> tuple[str, Reply]:
+    """``answered``, unless another site has answered in the place of ``site``."""
+    said, reply = answered
+    if site and said not in ("", site):
+        return "", Refusal("site", "the reply to one site's request is signed by another", "two sites share a relay")
+    return said, reply
+
+
+def find_sites(
+    grid: Grid, hello: Envelope, expected: int, deadline_s: float, post: Post | None = None
+) -> dict[str, int]:
     """Node of each site: waits at most ``deadline_s`` for ``expected`` nodes, and as long again for their names."""
     end = time.monotonic() + deadline_s
     while len(nodes := list(grid.get_node_ids())) < expected and time.monotonic() < end:
         time.sleep(_POLL_S)
-    replies = ask_nodes(grid, {node: Hello(hello) for node in nodes}, deadline_s)
+    question = Addressed("", Hello(hello))
+    replies = ask_nodes(grid, dict.fromkeys(nodes, question), deadline_s, post or Plain())
     claimed = [(site, node) for node, (site, _) in replies if site]
     counts = Counter(site for site, _ in claimed)
     if not claimed:
@@ -92,13 +123,13 @@ def find_sites(grid: Grid, hello: Envelope, expected: int, deadline_s: float) ->
     return {site: node for site, node in claimed if counts[site] == 1}
 
 
-def make_app(coordinate: Callable[[Connect, Context], None]) -> ServerApp:
+def make_app(coordinate: Callable[[Connect, Context], None], post: Post | None = None) -> ServerApp:
     """A ServerApp that gives ``coordinate`` a way to reach the sites of the run."""
     app = ServerApp()
 
     def main(grid: Grid, context: Context) -> None:
         def connect(hello: Envelope, expected: int, deadline_s: float) -> Fleet:
-            return GridFleet(grid, find_sites(grid, hello, expected, deadline_s))
+            return GridFleet(grid, find_sites(grid, hello, expected, deadline_s, post), post)
 
         coordinate(connect, context)
 

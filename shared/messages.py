@@ -6,7 +6,7 @@ Promises
 - A site answers each request with exactly one reply: the one that belongs to it, or a ``Refusal`` with a stable code.
 - Nothing here can hold a pixel, a case or a patient: replies are fixed-point sums and additive counts.
 
-The types are plain values; ``shared.wire`` turns them into Flower records and back.
+The types are plain values; ``shared.message_bytes`` turns them into bytes and back, ``shared.wire`` carries those.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ from server.app import Connect
 from server.app import make_app as make_server_app
 from server.coordinator import Coordinator, Outcome, Setup, Watch
 from shared.errors import RunError, ScenarioError
-from shared.messages import Envelope, Reply, Request
+from shared.message_bytes import reply_to_bytes, request_from_bytes
+from shared.messages import Envelope
+from shared.parcels import Parcel
 from shared.plan import Plan
 from simulations.engine import answer
 from simulations.workers import Sites, SiteSpec
@@ -58,9 +60,10 @@ def run_on_ray(setup: Setup, watch: Watch, sites: Sites, specs: tuple[SiteSpec, 
 
 
 def _answer_from(plan: Plan, folder: Path, specs: tuple[SiteSpec, ...]) -> Answer:
-    def serve(context: Context, request: Request) -> tuple[str, Reply]:
+    def serve(context: Context, parcel: Parcel) -> Parcel:
         spec = specs[int(context.node_config["partition-id"])]
-        return spec.name, answer(_sites_here(plan.canonical_bytes(), folder), spec, request)
+        reply = answer(_sites_here(plan.canonical_bytes(), folder), spec, request_from_bytes(parcel.body))
+        return Parcel(spec.name, reply_to_bytes(reply))
 
     return serve
 

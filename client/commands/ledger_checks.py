@@ -33,12 +33,12 @@ from client.protected import Guard, Protected
 from client.training.self_test import Check
 from client.workbench import Workbench
 from shared.errors import BudgetError, ConsiliumError, ProtocolError
+from shared.message_bytes import reply_to_bytes
 from shared.messages import Envelope, Split, Train, Vector
 from shared.plan import Plan
 from shared.privacy.accounting import Cap, epsilon
 from shared.privacy.events import Event
 from shared.privacy.terms import terms_for
-from shared.reply_bytes import to_bytes
 
 MADE_UP = CohortPatients("0" * 64, "self-test", {"train": ("a", "b"), "validation": ("c",), "test": ("d",)})
 """A cohort for a machine that has none."""
@@ -75,7 +75,7 @@ class LedgerTrial:
         """The reply to ``request``, of a site without images."""
         nobody = SiteData(train=(), validation=(), test=(), train_patients=())
         guard = Guard(self.cohort.digest, self.till)
-        return to_bytes(Protected(self.name, 1, nobody, self.workbench, guard).train(request))
+        return reply_to_bytes(Protected(self.name, 1, nobody, self.workbench, guard).train(request))
 
     def request(self, round_number: int) -> Train:
         """A round of a made-up run."""

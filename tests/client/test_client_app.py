@@ -11,8 +11,10 @@ from flwr.supercore.task_identity import TaskIdentity
 from client import app
 from server.app import _KINDS
 from shared.errors import SiteDataError
+from shared.message_bytes import reply_from_bytes, reply_to_bytes, request_from_bytes, request_to_bytes
 from shared.messages import Envelope, Evaluate, Hello, Measured, Personalise, Refusal, Reply, Request, Train
-from shared.wire import reply_from_record, request_to_record
+from shared.parcels import Parcel
+from shared.wire import parcel_from_record, parcel_to_record
 
 ENVELOPE = Envelope("run-1", "ab" * 32, 1)
 WEIGHTS = np.ones(3, np.float32)
@@ -33,7 +35,12 @@ def _identity(monkeypatch: pytest.MonkeyPatch) -> None:
 def send(relay: ClientApp, content: RecordDict, kind: str) -> tuple[str, Reply]:
     message = Message(content, 7, kind)
     context = Context(run_id=1, node_id=7, node_config={}, state=RecordDict(), run_config={})
-    return reply_from_record(relay(message, context).content)
+    parcel = parcel_from_record(relay(message, context).content)
+    return parcel.site, reply_from_bytes(parcel.body)
+
+
+def record(request: Request) -> RecordDict:
+    return parcel_to_record(Parcel("", request_to_bytes(request)))
 
 
 def test_every_kind_of_request_has_a_flower_message_type() -> None:
@@ -44,11 +51,11 @@ def test_every_kind_of_request_has_a_flower_message_type() -> None:
 def test_each_request_reaches_the_site_and_its_reply_comes_back(request_: Request) -> None:
     seen: list[Request] = []
 
-    def answer(_context: Context, request: Request) -> tuple[str, Reply]:
-        seen.append(request)
-        return "drive", Measured(np.arange(3), "s" * 64)
+    def answer(_context: Context, parcel: Parcel) -> Parcel:
+        seen.append(request_from_bytes(parcel.body))
+        return Parcel("drive", reply_to_bytes(Measured(np.arange(3), "s" * 64)))
 
-    site, reply = send(app.make_app(answer), request_to_record(request_), _KINDS[type(request_)])
+    site, reply = send(app.make_app(answer), record(request_), _KINDS[type(request_)])
     assert site == "drive"
     assert isinstance(reply, Measured)
     assert type(seen[0]) is type(request_)
@@ -56,15 +63,15 @@ def test_each_request_reaches_the_site_and_its_reply_comes_back(request_: Reques
 
 
 def test_a_site_s_error_becomes_a_refusal() -> None:
-    def answer(_context: Context, _request: Request) -> tuple[str, Reply]:
+    def answer(_context: Context, _parcel: Parcel) -> Parcel:
         raise SiteDataError("this site is empty: 0 usable cases", code="empty-site")
 
-    _, reply = send(app.make_app(answer), request_to_record(REQUESTS[0]), "query")
+    _, reply = send(app.make_app(answer), record(REQUESTS[0]), "query")
     assert reply == Refusal("empty-site", "this site is empty: 0 usable cases", "")
 
 
 def test_a_message_that_is_none_of_ours_is_answered_with_a_refusal() -> None:
-    def answer(_context: Context, _request: Request) -> tuple[str, Reply]:
+    def answer(_context: Context, _parcel: Parcel) -> Parcel:
         raise AssertionError("must not be asked")
 
     _, reply = send(app.make_app(answer), RecordDict({"x": ConfigRecord({"y": 1})}), "train")
@@ -73,6 +80,6 @@ def test_a_message_that_is_none_of_ours_is_answered_with_a_refusal() -> None:
 
 
 def test_the_installed_app_refuses_by_name_until_there_is_a_custodian() -> None:
-    _, reply = send(app.app, request_to_record(REQUESTS[1]), "train")
+    _, reply = send(app.app, record(REQUESTS[1]), "train")
     assert isinstance(reply, Refusal)
     assert reply.code == "no-custodian"

@@ -19,12 +19,12 @@ from client.training import self_test
 from client.workbench import Workbench
 from shared.errors import SiteDataError
 from shared.fixed_point import dequantise
+from shared.message_bytes import reply_to_bytes
 from shared.messages import Envelope, Hello, Measured, Refusal, Reply, Request, Update, Vector, Welcome
 from shared.privacy.accounting import Cap
 from shared.privacy.events import Event
 from shared.privacy.noise import Noise, Reals
 from shared.privacy.terms import statistics_terms, terms_for
-from shared.reply_bytes import to_bytes
 from shared.tasks.task import private_measures
 
 
@@ -91,7 +91,7 @@ def test_the_same_question_gets_the_same_bytes_and_is_charged_once(tmp_path: Pat
     site = guarded_site(plan, tmp_path)
     first = updated(site, train(plan, weights(site)))
     again = updated(guarded_site(plan, tmp_path), train(plan, weights(site)))
-    assert to_bytes(first) == to_bytes(again)
+    assert reply_to_bytes(first) == reply_to_bytes(again)
     assert len(paid(site)) == 1
     assert paid(site)[0].steps == plan.training.steps
 

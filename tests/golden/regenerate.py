@@ -6,16 +6,18 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+FILES = {"wire.json": "test_wire", "messages.json": "test_message_bytes"}
 
 
 def main() -> None:
-    spec = importlib.util.spec_from_file_location("test_wire", HERE.parent / "shared" / "test_wire.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["test_wire"] = module
-    spec.loader.exec_module(module)
-    (HERE / "wire.json").write_text(json.dumps(module.everything(), indent=1, sort_keys=True) + "\n")
+    for file, name in FILES.items():
+        spec = importlib.util.spec_from_file_location(name, HERE.parent / "shared" / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        (HERE / file).write_text(json.dumps(module.everything(), indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

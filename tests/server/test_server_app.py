@@ -7,9 +7,12 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from server import app
+from server.post import Plain
 from shared.errors import RunError
+from shared.message_bytes import reply_to_bytes, request_from_bytes
 from shared.messages import Envelope, Hello, Refusal, Reply, Request, Welcome
-from shared.wire import reply_to_record, request_from_record
+from shared.parcels import Parcel
+from shared.wire import parcel_from_record, parcel_to_record
 
 HELLO = Envelope("run-1", "ab" * 32, 0)
 
@@ -37,7 +40,8 @@ class MemoryGrid:
         for number, message in enumerate(messages):
             message.metadata.__dict__["_message_id"] = f"m{len(self.requests)}-{number}"
             node = message.metadata.dst_node_id
-            self.requests.append((node, message.metadata.message_type, request_from_record(message.content)))
+            asked = request_from_bytes(parcel_from_record(message.content).body)
+            self.requests.append((node, message.metadata.message_type, asked))
             reply = self._reply(node, message)
             if reply is not None:
                 self._waiting[message.metadata.message_id] = reply
@@ -57,11 +61,12 @@ class MemoryGrid:
             return Message(RecordDict({"other": ConfigRecord({"x": 1})}), reply_to=message)
         site = behaviour if isinstance(behaviour, str) else f"site-{node}"
         reply = Welcome((("torch", "2"),), 1) if isinstance(behaviour, str) else behaviour
-        return Message(reply_to_record(reply, site), reply_to=message)
+        return Message(parcel_to_record(Parcel(site, reply_to_bytes(reply))), reply_to=message)
 
 
 def ask(grid: MemoryGrid, deadline_s: float = 0.3) -> dict[int, Reply]:
-    replies = app.ask_nodes(grid, {node: Hello(HELLO) for node in grid.get_node_ids()}, deadline_s)  # type: ignore[arg-type]
+    question = app.Addressed("", Hello(HELLO))
+    replies = app.ask_nodes(grid, dict.fromkeys(grid.get_node_ids(), question), deadline_s, Plain())  # type: ignore[arg-type]
     return {node: reply for node, (_, reply) in replies}
 
 

@@ -17,10 +17,10 @@ from torch import nn
 from shared import admission, models, phantom, tasks
 from shared.admission import Machine, fingerprint_of, window
 from shared.fingerprint import Fingerprint, differences
+from shared.message_bytes import reply_from_bytes, reply_to_bytes
 from shared.messages import Welcome
 from shared.plan import Plan
 from shared.preprocessing import intensity, pipeline, spatial
-from shared.wire import reply_from_record, reply_to_record
 
 CHANGES: dict[str, Any] = {"flip": True, "rotate_degrees": 20.0, "scale": 0.1, "gamma": 0.2, "noise": 0.1}
 
@@ -84,7 +84,7 @@ def test_every_part_is_told_and_every_number_is_finite_or_a_metric(name: str) ->
 
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_a_fingerprint_crosses_the_wire_as_it_is_and_is_small(name: str) -> None:
-    _, reply = reply_from_record(reply_to_record(Welcome(HERE[name], 1), "aachen"))
+    reply = reply_from_bytes(reply_to_bytes(Welcome(HERE[name], 1)))
     assert isinstance(reply, Welcome)
     assert differences(HERE[name], reply.fingerprint) == []
     assert sum(len(entry) + len(value) for entry, value in HERE[name]) < 16_000
