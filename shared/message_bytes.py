@@ -195,7 +195,7 @@ def _entries(head: Mapping[str, Any], form: _Form, kind: str) -> int:
         raise ProtocolError(f"a {kind} message has {len(odd)} entries too many or too few", code="entry")
     for name, expected in wanted.items():
         value: Any = head[name]
-        if type(value) is not expected or (expected is float and not math.isfinite(value)):
+        if type(value) is not expected or (isinstance(value, float) and not math.isfinite(value)):
             raise ProtocolError(
                 f"entry {name} of a {kind} message is {type(value).__name__}, expected {expected.__name__}",
                 code="entry",
