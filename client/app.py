@@ -6,21 +6,29 @@ Promises
 - Every message is answered: with the site's reply, or with a ``Refusal`` when the message cannot be understood or the
   site cannot be reached.
 
-In production the site behind it is the custodian's socket; until that exists, the installed app refuses by name.
+- No call lasts for ever: where the custodian does not answer in time, the relay says so and ends.
+
+In production the site behind it is the custodian's socket (``client.custodian``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.custodian.caller import ask
 from shared.errors import ConsiliumError, SiteDataError
 from shared.message_bytes import reply_to_bytes
 from shared.messages import Refusal
 from shared.parcels import Parcel
 from shared.wire import parcel_from_record, parcel_to_record
+
+SOCKET, TOKEN, DEADLINE = "custodian", "token", "deadline-s"
+"""What the node's configuration names: the custodian's socket, the file of its token, and how long to wait for it."""
+LONGEST_S = 6 * 3600.0
 
 Answer = Callable[[Context, Parcel], Parcel]
 """(context, request) -> the site's reply."""
@@ -42,12 +50,19 @@ def make_app(answer: Answer) -> ClientApp:
     return relay
 
 
-def _no_custodian(_context: Context, _request: Parcel) -> Parcel:
-    raise SiteDataError(
-        "this site has no custodian that could answer",
-        hint="this version federates in simulation only: consilium-sim run SCENARIO",
-        code="no-custodian",
-    )
+def from_custodian(context: Context, parcel: Parcel) -> Parcel:
+    """The answer of the custodian whose socket the node's configuration names."""
+    said = context.node_config
+    missing = [name for name in (SOCKET, TOKEN) if not isinstance(said.get(name), str)]
+    if missing:
+        raise SiteDataError(
+            f"this node's configuration names no {missing[0]}",
+            hint="start the site with consilium-site start",
+            code="no-custodian",
+        )
+    deadline_s = said.get(DEADLINE, LONGEST_S)
+    assert isinstance(deadline_s, int | float | str)  # noqa: S101 - Flower's own types
+    return ask(Path(str(said[SOCKET])), Path(str(said[TOKEN])), parcel, float(deadline_s))
 
 
-app = make_app(_no_custodian)
+app = make_app(from_custodian)

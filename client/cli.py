@@ -1,7 +1,7 @@
 """``consilium-site``: the command of hospital IT.
 
-This version makes a site, ingests, examines and freezes its data, and checks plans; joining a real federation is not
-built yet, and the help says so.
+It makes a site, ingests, examines and freezes its data and enrols; what people decide about plans is left to
+``cli_decisions``, the audit log to ``cli_audit``.
 """
 
 from __future__ import annotations
@@ -9,23 +9,24 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
 import typer
 
+from client import cli_audit, cli_decisions
+from client.cli_common import HERE as _HERE
+from client.cli_common import Json, Name, Site
+from client.cli_common import now as _now
+from client.cli_common import say as _say
+from client.commands import status
 from shared import commandline
 from shared.environment import restart_with_settings
 from shared.plan import load
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from client.data.cohort.manifest import SplitRule
     from shared.plan import Plan
 
 app = typer.Typer(
@@ -33,21 +34,15 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Consilium at a hospital: from an archive of images to a de-identified, checked, frozen cohort. "
-    "To federate today, use consilium-sim; joining a real federation is not built yet.",
+    help="Consilium at a hospital: from an archive of images to a checked, frozen cohort, and to the plans that its "
+    "people approve.",
 )
-audit_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The log of what was done at this site.")
-app.add_typer(audit_app, name="audit")
+app.add_typer(cli_audit.app, name="audit")
 
-_HERE = Path()
-_TRAIN, _VALIDATION = 0.6, 0.15
 _MODALITIES = click.Choice(["ct", "mr", "us", "xray", "fundus", "other"])
 _DIMENSIONS = click.Choice(["auto", "2", "3"])
 
 Words = list[str] | None
-Site = Annotated[Path, typer.Option(metavar="DIR", envvar="CONSILIUM_SITE", help="Site folder.")]
-Name = Annotated[str, typer.Option("--dataset", metavar="NAME", help="The data set.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Labels = Annotated[list[Path] | None, typer.Option(metavar="CSV", help="Table of labels, masks or patients.")]
 Column = Annotated[Words, typer.Option(metavar="OURS=THEIRS", help="Name of a table's column; A+B joins two.")]
 Where = Annotated[Words, typer.Option(metavar="COLUMN=VALUE", help="Only rows with this value count.")]
@@ -65,6 +60,8 @@ CheckStored = Annotated[bool, typer.Option("--check-stored", help="Read damaged 
 Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes.")]
 Exclude = Annotated[Words, typer.Option(metavar="CASE|FINDING", help="Leave a case, or those of a finding, out.")]
 Accept = Annotated[Words, typer.Option(metavar="CODE", help="Take an error of the doctor as it is.")]
+Out = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to. [default: NAME.request]")]
+Yes = Annotated[bool, typer.Option("--yes", help="The words were compared.")]
 Shares = Annotated[Path | None, typer.Option(metavar="PLAN", help="Take shares and seed from a plan.")]
 Train = Annotated[float | None, typer.Option(min=0, max=1, help="Share of patients. [default: 0.6]")]
 Validation = Annotated[float | None, typer.Option(min=0, max=1, help="Likewise. [default: 0.15]")]
@@ -184,11 +181,12 @@ def freeze_command(
     as_json: Json = False,
 ) -> None:
     """Fix who is trained on and who is tested; sign it."""
-    from client import shown
+    from client import options, shown
     from client.commands.freeze import Terms, freeze
     from client.site_folder import SiteFolder
 
-    terms = Terms(_rule(plan, train, validation, seed), tuple(exclude or ()), tuple(accept_findings or ()))
+    rule = options.split_rule(plan, train, validation, seed)
+    terms = Terms(rule, tuple(exclude or ()), tuple(accept_findings or ()))
     cohort = freeze(SiteFolder.open(site), dataset, terms, _now)
     _say(as_json, shown.cohort_document(cohort), shown.cohort(cohort))
 
@@ -206,19 +204,6 @@ def budget_command(
 
     lines = budget(SiteFolder.open(site), dataset, None if plan is None else load(plan))
     _say(as_json, document(lines), shown(lines))
-
-
-@audit_app.command("verify")
-def audit_verify(site: Site = _HERE) -> None:
-    """Check every line; name the first bad one."""
-    from client.governance import audit
-    from client.site_folder import SiteFolder
-
-    log = SiteFolder.open(site).audit
-    found = audit.verify(log.path, log.signer.verify_key)
-    typer.echo(f"{found.lines} lines, none changed, removed or moved")
-    typer.echo(f"last line: {found.head}")
-    typer.echo("Keep this digest elsewhere: lines cut off the end are seen only by comparing it.", err=True)
 
 
 @app.command("check")
@@ -259,6 +244,59 @@ def self_test_command(
         found = self_test(order, Bars(checks, canaries), _now)
     _say(as_json, document(found), shown(found))
     require_passed(found)
+
+
+@app.command("request")
+def request_command(out: Out = None, site: Site = _HERE, as_json: Json = False) -> None:
+    """Ask to be enrolled, and show words to compare."""
+    from client.commands.joining import write_request
+    from client.site_folder import SiteFolder
+
+    made = write_request(SiteFolder.open(site), out, _now())
+    _say(as_json, made.document(), made.shown())
+
+
+@app.command("accept")
+def accept_command(
+    welcome: Annotated[Path, typer.Argument(help="File that the lead has sent.")],
+    yes: Yes = False,
+    site: Site = _HERE,
+    as_json: Json = False,
+) -> None:
+    """Pin the lead's key, once its words were compared."""
+    from client.commands.joining import document, read_welcome, shown
+    from client.enrolment import accept
+    from client.site_folder import SiteFolder
+
+    opened = SiteFolder.open(site)
+    offer = read_welcome(opened, welcome, _now())
+    _say(as_json, document(offer), shown(offer))
+    if offer.news == "first" and not yes:
+        commandline.require_yes("Does the lead read out the same words by telephone?")
+    accept(opened, offer.content, _now())
+    typer.echo("held already: nothing was changed" if offer.news == "same" else "accepted and pinned", err=True)
+
+
+@app.command("service")
+def service_command(
+    user: Annotated[str, typer.Option(help="Whose images and keys are.")] = "consilium",
+    relay_user: Annotated[str, typer.Option(help="Who reaches the coordinator.")] = "consilium-relay",
+    gpu: Annotated[bool, typer.Option("--gpu", help="The custodian uses NVIDIA devices.")] = False,
+    allow: Annotated[Words, typer.Option(metavar="ADDRESS", help="Of the coordinator; without, looked up.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write files. [default: print them]")] = None,
+    site: Site = _HERE,
+) -> None:
+    """Print systemd units and containers for two users."""
+    from client.commands import service
+    from client.site_folder import SiteFolder
+
+    opened = SiteFolder.open(site)
+    way = service.way_to(opened.coordinator()[0], os.environ, tuple(allow or ()))
+    places = service.Places(site.absolute(), Path(sys.executable))
+    made = service.texts(opened.settings, service.Users(user, relay_user), places, way, "nvidia" if gpu else "none")
+    if out is not None:
+        service.write(out, made)
+    typer.echo("\n".join(str(out / name) if out else f"##### {name}\n{text}" for name, text in made.items()))
 
 
 def _judge(plan: Plan, dataset: str | None, site: Path, as_json: bool) -> None:
@@ -310,40 +348,12 @@ def _look_at_data(site: Path, dataset: str, as_json: bool) -> None:
     typer.echo(f"summary, may be sent:  {folder.summary}", err=True)
 
 
-def _rule(plan: Path | None, train: float | None, validation: float | None, seed: int | None) -> SplitRule:
-    from client.data.cohort.manifest import SplitRule
-
-    if plan is not None:
-        if (train, validation, seed) != (None, None, None):
-            raise _usage("--plan excludes --train, --validation and --seed")
-        found = load(plan)
-        return SplitRule(found.plan.seed, found.data.train_fraction, found.data.validation_fraction)
-    rule = SplitRule(seed or 0, _TRAIN if train is None else train, _VALIDATION if validation is None else validation)
-    if rule.train_fraction + rule.validation_fraction >= 1:
-        raise _usage("--train and --validation must leave patients for testing (sum below 1)")
-    return rule
-
-
-def _usage(sentence: str) -> click.UsageError:
-    return click.UsageError(sentence, click.get_current_context())
-
-
-def _say(as_json: bool, document: object, shown: Iterable[RenderableType]) -> None:
-    from client import terminal
-
-    if as_json:
-        typer.echo(json.dumps(document, indent=2))
-        return
-    for place, part in enumerate(shown):
-        terminal.stdout().print(*([] if place == 0 else [""]), part, sep="\n")
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
+cli_decisions.register(app)
+app.command("status")(status.status_command)
 
 
 def main() -> None:
     """Entry point of ``consilium-site``."""
-    if sys.argv[1:2] in (["ingest"], ["doctor"], ["self-test"]):
+    if sys.argv[1:2] in (["ingest"], ["doctor"], ["self-test"], ["approve"], ["custodian"]):
         restart_with_settings()
     commandline.run(app, resume_hint="what was finished is kept; run the same command again to go on")

@@ -10,9 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
+from client.data.cohort.manifest import SplitRule
+from shared.plan import load
+
+_TRAIN, _VALIDATION = 0.6, 0.15
 _CLASS = re.compile(r"[1-9][0-9]{0,2}")
 
 
@@ -38,6 +43,24 @@ def structures(words: Sequence[str]) -> dict[str, int]:
     return {name: int(index) for name, index in found.items()}
 
 
+def split_rule(plan: Path | None, train: float | None, validation: float | None, seed: int | None) -> SplitRule:
+    """How patients are divided: as a plan says, or as ``--train``, ``--validation`` and ``--seed`` do.
+
+    Raises:
+        click.UsageError: both, or shares that leave nobody for testing.
+        PlanError: the plan is wrong.
+    """
+    if plan is not None:
+        if (train, validation, seed) != (None, None, None):
+            raise _usage("--plan excludes --train, --validation and --seed")
+        found = load(plan)
+        return SplitRule(found.plan.seed, found.data.train_fraction, found.data.validation_fraction)
+    rule = SplitRule(seed or 0, _TRAIN if train is None else train, _VALIDATION if validation is None else validation)
+    if rule.train_fraction + rule.validation_fraction >= 1:
+        raise _usage("--train and --validation must leave patients for testing (sum below 1)")
+    return rule
+
+
 def _pairs(words: Sequence[str], option: str, form: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for word in words:
@@ -52,3 +75,7 @@ def _pairs(words: Sequence[str], option: str, form: str) -> dict[str, str]:
 
 def _wrong(option: str, sentence: str) -> click.BadParameter:
     return click.BadParameter(sentence, click.get_current_context(silent=True), param_hint=option)
+
+
+def _usage(sentence: str) -> click.UsageError:
+    return click.UsageError(sentence, click.get_current_context())

@@ -185,8 +185,10 @@ disclosure_floor = 5
 quota = 0.2
 
 [coordinator]
-# Where the coordinator is reached, such as "consilium.example.org:443"; "" for none yet.
+# Where the coordinator is reached, such as "consilium.example.org:443"; "" takes what
+# the lead's welcome says.
 address = ""
-# File with the certificate authority to trust, in PEM; "" takes the system's.
+# File with the certificate authority to trust, in PEM; "" takes the welcome's, and
+# before there is one the system's.
 ca_file = ""
 """

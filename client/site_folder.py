@@ -6,6 +6,7 @@
     policy.toml         what this hospital permits (``client.governance.policy``)
     keys/               0700: identity.pem, pseudonyms.secret, and store.key where images are encrypted, each 0600
     ledger.sqlite       what releases cost (``client.governance.ledger``)
+    trust/              the lead's key, the authority and the roster (``client.pinned``)
     audit.jsonl         what was done here (``client.governance.audit``)
     datasets/NAME/      ``client.data.dataset``
 
@@ -35,6 +36,8 @@ from client.governance import ledger
 from client.governance import policy as policy_file
 from client.governance.audit import AuditLog, Event
 from client.governance.policy import Policy
+from client.pinned import Pinned
+from client.pinned import load as load_pinned
 from client.settings import Settings
 from shared.crypto.key_files import SECRET_BYTES, read_secret, secret_from_hex, write_secret
 from shared.crypto.signing import SigningKey
@@ -121,9 +124,18 @@ class SiteFolder:
         return read_secret(path)
 
     def coordinator(self) -> tuple[str | None, Path | None]:
-        """Where the coordinator is reached, and the file with the authority to trust; None where that is not set."""
-        said = self.settings.coordinator
-        return said.address or None, self.path / said.ca_file if said.ca_file else None
+        """Where the coordinator is reached, and the file with the authority to trust; None where nobody said.
+
+        What ``site.toml`` says goes before what the lead's welcome says; raises ``SiteDataError`` if that is damaged.
+        """
+        said, pinned = self.settings.coordinator, self.pinned
+        address, authority = (pinned.address, pinned.ca_file) if pinned else (None, None)
+        return said.address or address, self.path / said.ca_file if said.ca_file else authority
+
+    @property
+    def pinned(self) -> Pinned | None:
+        """What this site holds of its federation, None before ``accept``; raises ``SiteDataError`` if damaged."""
+        return load_pinned(self.path)
 
     def dataset(self, name: str) -> Dataset:
         """The folder of a data set, which may not be there yet; raises ``SiteDataError`` for an impossible name."""

@@ -1,6 +1,8 @@
 """The coordinator as a Flower ServerApp: wiring only.
 
 Promises
+- ``app`` coordinates the run that its configuration names, in the federation folder that ``CONSILIUM_FEDERATION``
+  names: the configuration travels to the sites, a path of this machine does not.
 - ``GridFleet`` is a ``Fleet`` over Flower's Grid. It learns each node's site name once, from that node's own answer to
   ``Hello``; a name that two nodes claim is refused for both.
 - Replies are pulled one at a time, so that memory does not grow with the number of sites; a message that Flower lost or
@@ -9,10 +11,12 @@ Promises
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.serverapp import Grid, ServerApp
@@ -32,6 +36,9 @@ _KINDS: dict[type[Request], str] = {
     Personalise: "train.personalise",
 }
 _POLL_S = 0.05
+
+FEDERATION, RUN = "CONSILIUM_FEDERATION", "run"
+"""The variable and the entry of the run's configuration that say what is coordinated."""
 
 Connect = Callable[[Envelope, int, float], Fleet]
 """(hello, number of sites expected, seconds to wait for them) -> the sites of this run."""
@@ -67,14 +74,12 @@ def ask_nodes(
 ) -> Iterator[tuple[int, tuple[str, Reply]]]:
     """Send each node its request and yield (node, (site, reply)) as replies arrive, until the deadline."""
     end = time.monotonic() + deadline_s
-    bodies = _bodies(requests.values())
-    messages = (
-        Message(
-            parcel_to_record(post.seal(bodies[id(to.request)], to.site)), node, _KINDS[type(to.request)], ttl=deadline_s
-        )
-        for node, to in requests.items()
-    )
-    waiting = {identifier for identifier in grid.push_messages(messages) if identifier}
+    bodies, waiting = _bodies(requests.values()), set[str]()
+    for node, to in requests.items():
+        record = parcel_to_record(post.seal(bodies[id(to.request)], to.site))
+        message = Message(record, node, _KINDS[type(to.request)], ttl=deadline_s)
+        # One by one: together, each would be in memory once more.
+        waiting.update(filter(None, grid.push_messages([message])))
     while waiting and time.monotonic() < end:
         for message in grid.pull_messages(list(waiting)):
             waiting.discard(message.metadata.reply_to_message_id)
@@ -135,3 +140,22 @@ def make_app(coordinate: Callable[[Connect, Context], None], post: Post | None =
 
     app.main()(main)
     return app
+
+
+def _production() -> ServerApp:
+    deployed = ServerApp()
+
+    def main(grid: Grid, context: Context) -> None:
+        # Only a coordinator needs these: a simulation on Flower's engine imports this module, too.
+        from server.deployed.coordinate import Link, coordinate  # noqa: PLC0415
+        from server.link.nodes import registered  # noqa: PLC0415
+
+        root = Path(os.environ[FEDERATION])
+        link = Link(lambda: registered(root), lambda nodes, post: GridFleet(grid, nodes, post))
+        coordinate(root, str(context.run_config[RUN]), link)
+
+    deployed.main()(main)
+    return deployed
+
+
+app = _production()

@@ -19,9 +19,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from server import rounds
+from server import measured, rounds
 from server.aggregation.exact import Total
 from server.aggregation.methods import METHODS
+from server.differences import FEDERATION, PERSONALISED, Entry, Pair, measured_entry
 from server.fleet import Fleet
 from server.intake import (
     Admission,
@@ -53,11 +54,13 @@ from server.rounds import (
 from server.run_state import ModelFiles
 from shared.admission import fingerprint_of
 from shared.errors import RunError
+from shared.evaluation.explanations import Measuring
 from shared.messages import Envelope, Evaluate, Hello, Personalise, Reply, Request, Train, Vector
 from shared.plan import Plan
 from shared.tasks.task import Task
 
 ROUNDS = "rounds.jsonl"
+_MEASURED: dict[Phase, Measuring] = {Phase.MEASURING: "validation", Phase.TESTING: "final"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Outcome:
         participation: who took part in each round.
         refused: (site, code) of sites that were not admitted.
         training_s: seconds that sites spent training, added up.
+        first, last: the first measured round and the last, each with its number, on validation patients; both are kept
+            on disk (``server.measured``), so that a resumed run knows them.
     """
 
     weights: Vector
@@ -106,6 +111,18 @@ class Outcome:
     personalised: Measurement | None = None
     refused: tuple[tuple[str, str], ...] = ()
     training_s: float = 0.0
+    first: tuple[int, Measurement] | None = None
+    last: tuple[int, Measurement] | None = None
+
+    def differences(self, task: Task) -> list[Entry]:
+        """What own-site steps and later rounds have changed, on the same patients."""
+        found = []
+        if self.personalised and self.test:
+            found.append(measured_entry(task, Pair(FEDERATION, PERSONALISED), self.test, self.personalised))
+        if self.first and self.last and self.first[0] < self.last[0]:
+            pair = Pair(f"round-{self.first[0]}", f"round-{self.last[0]}", "validation")
+            found.append(measured_entry(task, pair, self.first[1], self.last[1]))
+        return found
 
 
 class Coordinator:
@@ -124,6 +141,9 @@ class Coordinator:
         self._sum = Total(np.zeros(0, np.int64))
         self._began = 0.0
         self._outcome = Outcome(self._server.weights, checkpoint)
+        self._outcome.first, self._outcome.last = (
+            self._measured_before(completed, name) for name in (measured.FIRST, measured.LAST)
+        )
         self._state = rounds.start(rounds.shape_of(setup.plan), frozenset(fleet.names()), completed)
         keep_rounds(setup.files.folder / ROUNDS, completed)
 
@@ -159,25 +179,41 @@ class Coordinator:
     def _ask(self, ask: Ask) -> list[Action]:
         """Ask everybody, count what comes until the deadline, keep what it brought; returns what is to be done next."""
         question, intake = ask.question, self._intake(ask.question.phase)
+        greeting = Admission(fingerprint_of(self._setup.plan, self._setup.task)) if ask.greet else None
         if question.phase is Phase.TRAINING:
             self._began = time.perf_counter()
-        request = self._request(question)
+        requests = dict.fromkeys(ask.greet, self._hello()) | dict.fromkeys(ask.sites, self._request(question))
         actions: list[Action] = []
-        for site, reply in self._fleet.ask(
-            dict.fromkeys(ask.sites, request), self._setup.plan.participation.deadline_s
-        ):
-            actions += self._step(self._heard(question, intake, site, reply))
+        for site, reply in self._fleet.ask(requests, self._deadline_s(question.phase)):
+            counted = greeting if greeting is not None and site in ask.greet else intake
+            actions += self._step(self._heard(question, counted, site, reply))
+            if greeting is not None and self._state.question != question:
+                break
         if self._state.question == question:
             actions += self._step(Event(Kind.DEADLINE, question=question))
         closed = self._state.closed
         assert closed is not None  # noqa: S101 - every way out of a waiting phase sets it
         self._keep(closed, intake)
+        if greeting is not None:
+            self._join(greeting)
         return actions
+
+    def _join(self, greeting: Admission) -> None:
+        """Sites that were late take part from now on."""
+        self._weights |= greeting.weights
+        self._outcome.refused = tuple(pair for pair in self._outcome.refused if pair[0] not in greeting.weights)
+
+    def _deadline_s(self, phase: Phase) -> float:
+        said = self._setup.plan.participation
+        return said.admission_s or said.deadline_s if phase is Phase.ADMITTING else said.deadline_s
+
+    def _hello(self) -> Hello:
+        return Hello(Envelope(self._setup.journal.run, self._setup.plan.digest(), self._state.round))
 
     def _heard(self, question: Question, intake: Intake, site: str, reply: Reply) -> Event:
         """Let ``intake`` check and count a reply that is due; one that is not due is left to the table to ignore."""
         code = sentence = ""
-        if self._state.question == question and site in self._state.asked:
+        if self._state.question == question and site in self._state.asked | self._state.greeted:
             code, sentence = judge(intake, site, reply)
             kind = Kind.FAILED if code else Kind.ANSWERED
             self._journal(kind.value, site, code, sentence)
@@ -191,7 +227,7 @@ class Coordinator:
         envelope = Envelope(self._setup.journal.run, plan.digest(), question.round)
         match question.phase:
             case Phase.ADMITTING:
-                return Hello(envelope)
+                return self._hello()
             case Phase.TRAINING:
                 return Train(envelope, self._server.weights)
             case Phase.MEASURING:
@@ -209,7 +245,7 @@ class Coordinator:
             return Admission(fingerprint_of(setup.plan, setup.task))
         if phase is Phase.TRAINING:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
-        return measurements(setup.task, setup.plan, "validation" if phase is Phase.MEASURING else "test")
+        return measurements(setup.task, setup.plan, _MEASURED.get(phase, "test"))
 
     def _keep(self, closed: Closed, intake: Intake) -> None:
         """Keep what a phase that has just ended brought."""
@@ -223,13 +259,29 @@ class Coordinator:
                 self._outcome.training_s += intake.training_s
                 self._sum = intake.total()
             case ((Measurements() | NoisedMeasurements()), Phase.MEASURING):
-                self._draft = replace(
-                    self._draft, metrics=intake.result().while_training(self._setup.task, self._setup.plan)
-                )
+                self._keep_measured(closed.round, intake.result())
             case ((Measurements() | NoisedMeasurements()), Phase.TESTING):
                 self._outcome.test = intake.result()
+                measured.keep(self._setup.files.folder, measured.TEST, closed.round, self._outcome.test)
             case ((Measurements() | NoisedMeasurements()), _):
                 self._outcome.personalised = intake.result()
+
+    def _keep_measured(self, round_number: int, found: Measurement) -> None:
+        setup = self._setup
+        self._draft = replace(self._draft, metrics=found.while_training(setup.task, setup.plan))
+        self._outcome.last = (round_number, found)
+        measured.keep(setup.files.folder, measured.LAST, round_number, found)
+        if self._outcome.first is None:
+            self._outcome.first = self._outcome.last
+            measured.keep(setup.files.folder, measured.FIRST, round_number, found)
+
+    def _measured_before(self, completed: int, name: str) -> tuple[int, Measurement] | None:
+        """What was kept of a measured round; a round that was not completed is measured again."""
+        try:
+            found = measured.kept(self._setup.files.folder, name, self._setup.task.schema)
+        except RunError:  # damaged, or of an older version: a comparison less, and no reason to lose the run
+            return None
+        return found if found and found[0] <= completed else None
 
     def _aggregate(self, round_number: int) -> None:
         """Make the next global model of the sum."""

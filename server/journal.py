@@ -98,7 +98,7 @@ class Journal:
     """An open journal; use as a context manager. Get one from ``create``, ``open`` or ``open_or_create``.
 
     Attributes:
-        run: identifier of the run, the first digits of the plan's digest.
+        run: identifier of the run; in a simulation the first digits of the plan's digest.
         plan_digest: SHA-256 of the plan.
         plan_text: the plan as it was when the run began.
         seed: the run's seed.
@@ -139,15 +139,22 @@ class Journal:
         return cls._opened(path, clock, lambda connection: _require_plan(connection, path, plan_digest))
 
     @classmethod
-    def open_or_create(cls, path: Path, plan: Plan, clock: Clock) -> Journal:
-        """Go on with the journal of ``plan`` at ``path``, or begin one; raises as ``open`` and ``create`` do."""
+    def open_or_create(cls, path: Path, plan: Plan, clock: Clock, run: str = "") -> Journal:
+        """Go on with the journal of ``plan`` at ``path``, or begin one; raises as ``open`` and ``create`` do.
+
+        Args:
+            path: of the database.
+            plan: what is run.
+            clock: seconds since 1970.
+            run: what a new run is called; the first digits of the plan's digest where nothing is given.
+        """
 
         def prepare(connection: sqlite3.Connection) -> None:
             # A process that was killed while it began a journal leaves a file without tables.
             if _tables(connection):
                 return _require_plan(connection, path, plan.digest())
             digest, text = plan.digest(), plan.canonical_bytes().decode()
-            return _lay_out(connection, path, (digest, text, plan.plan.seed, digest[:RUN_DIGITS], clock()))
+            return _lay_out(connection, path, (digest, text, plan.plan.seed, run or digest[:RUN_DIGITS], clock()))
 
         return cls._opened(path, clock, prepare)
 

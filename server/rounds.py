@@ -6,8 +6,10 @@ Promises
 - A site counts once a phase, and only while it is asked: late, repeated and unbidden answers change nothing and are
   reported as ``Ignore``, with the reason.
 - Nothing is aggregated below the plan's quorum; what happens then (abort, or skip the round) is the plan's choice.
-- A site that failed in one round is asked again in the next; one that was not admitted stays out. Who answered the last
-  phase, who did not, and the code of the reason stay in ``State.closed``.
+- A site that failed in one round is asked again in the next. One that could not be reached when sites were admitted, or
+  whose people had not approved yet (``PASSING``), is greeted again with each round, and takes part from the round after
+  its answer; nobody waits for it. One that was refused stays out.
+- Who answered the last phase, who did not, and the code of the reason stay in ``State.closed``.
 
 A run ends after a bounded number of events that count: a phase hears each site once and then ends, by itself or by its
 deadline; there are at most three phases a round and three beside the rounds.
@@ -19,166 +21,60 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Literal
 
+from server.round_values import (
+    FINAL,
+    NO_ANSWER,
+    PASSING,
+    WAITING,
+    Abort,
+    Action,
+    Aggregate,
+    Ask,
+    Closed,
+    Event,
+    Finish,
+    Ignore,
+    Kind,
+    Phase,
+    Question,
+    Record,
+    Shape,
+    State,
+)
 from shared.plan import Plan
 
-NO_ANSWER = "no-answer"
+__all__ = [
+    "FINAL",
+    "NO_ANSWER",
+    "PASSING",
+    "TABLE",
+    "WAITING",
+    "Abort",
+    "Action",
+    "Aggregate",
+    "Ask",
+    "Closed",
+    "Event",
+    "Finish",
+    "Ignore",
+    "Kind",
+    "Line",
+    "Phase",
+    "Question",
+    "Record",
+    "Shape",
+    "State",
+    "Transition",
+    "advance",
+    "as_markdown",
+    "on_entry",
+    "shape_of",
+    "start",
+    "step",
+]
 
-
-class Phase(Enum):
-    """Where a run stands."""
-
-    ADMITTING = "admitting"
-    TRAINING = "training"
-    AGGREGATING = "aggregating"
-    MEASURING = "measuring"
-    TESTING = "testing"
-    PERSONALISING = "personalising"
-    FINISHED = "finished"
-    ABORTED = "aborted"
-
-
-WAITING = frozenset({Phase.ADMITTING, Phase.TRAINING, Phase.MEASURING, Phase.TESTING, Phase.PERSONALISING})
-FINAL = frozenset({Phase.FINISHED, Phase.ABORTED})
-
-
-class Kind(Enum):
-    """What can happen."""
-
-    ANSWERED = "answered"
-    FAILED = "failed"
-    COMPLETE = "complete"
-    DEADLINE = "deadline"
-    AGGREGATED = "aggregated"
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What a waiting phase asks: an answer to one question is none to another."""
-
-    phase: Phase
-    round: int
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened.
-
-    Attributes:
-        kind: what.
-        site: whose answer it is; empty where no site is concerned.
-        code: why the answer does not count: the site's refusal, or the coordinator's rejection of it.
-        question: what was answered or ran out of time; None for the question that is open.
-    """
-
-    kind: Kind
-    site: str = ""
-    code: str = ""
-    question: Question | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What a plan says about the course of a run."""
-
-    rounds: int
-    quorum: int
-    every: int
-    below_quorum: Literal["abort", "skip-round"]
-    personalise: Literal["never", "after-last-round"]
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """A waiting phase that has ended: who answered in it, and who did not and why."""
-
-    phase: Phase
-    round: int
-    answered: frozenset[str]
-    missing: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """A run between two events.
-
-    Attributes:
-        shape: what the plan says.
-        phase: where the run stands.
-        round: rounds begun; 0 while admitting.
-        completed: rounds finished before this process started.
-        admitted: sites that take part.
-        asked: sites whose answer to this phase is outstanding.
-        answered: sites that have answered in this phase.
-        missing: (site, code) of those that failed in this phase.
-        closed: the waiting phase that ended last.
-        reason: why the run was aborted.
-    """
-
-    shape: Shape
-    phase: Phase
-    round: int
-    completed: int
-    admitted: frozenset[str]
-    asked: frozenset[str]
-    answered: frozenset[str] = frozenset()
-    missing: tuple[tuple[str, str], ...] = ()
-    closed: Closed | None = None
-    reason: str = ""
-
-    @property
-    def question(self) -> Question:
-        """What is being asked now."""
-        return Question(self.phase, self.round)
-
-
-@dataclass(frozen=True, slots=True)
-class Ask:
-    """Put ``question`` to ``sites``, with the plan's deadline."""
-
-    question: Question
-    sites: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregate:
-    """Make the next global model of the updates of ``sites``; never fewer than the quorum."""
-
-    round: int
-    sites: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Make a finished round durable before anything else is done."""
-
-    round: int
-    outcome: Literal["aggregated", "skipped"]
-
-
-@dataclass(frozen=True, slots=True)
-class Ignore:
-    """Write down an answer that did not count: "late", "repeated" or "not-asked"."""
-
-    site: str
-    code: str
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """The run is over: write its results."""
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """The run cannot go on."""
-
-    reason: str
-
-
-Action = Ask | Aggregate | Record | Ignore | Finish | Abort
 Transition = Callable[[State, Event], State]
 
 
@@ -238,11 +134,11 @@ def on_entry(state: State) -> Action:
         case Phase.ABORTED:
             return Abort(state.reason)
         case _:
-            return Ask(state.question, tuple(sorted(state.asked)))
+            return Ask(state.question, tuple(sorted(state.asked)), tuple(sorted(state.greeted)))
 
 
 def _why_ignored(state: State, event: Event) -> str:
-    heard = state.answered | {site for site, _ in state.missing}
+    heard = state.answered | state.late | {site for site, _ in state.missing}
     if event.site not in state.admitted | state.asked | heard:
         return "not-asked"
     return "repeated" if event.question in {None, state.question} and state.phase in WAITING else "late"
@@ -261,12 +157,21 @@ def _outcome(state: State) -> Literal["aggregated", "skipped"]:
 
 
 def _count(state: State, event: Event) -> State:
+    if event.site in state.greeted:
+        return replace(_unheard(state, event), late=state.late - {event.site}, admitted=state.admitted | {event.site})
     if event.site not in state.asked:
         return state
     return replace(state, asked=state.asked - {event.site}, answered=state.answered | {event.site})
 
 
+def _unheard(state: State, event: Event) -> State:
+    return replace(state, greeted=state.greeted - {event.site})
+
+
 def _miss(state: State, event: Event) -> State:
+    if event.site in state.greeted:
+        late = state.late if event.code in PASSING else state.late - {event.site}
+        return replace(_unheard(state, event), late=late)
     if event.site not in state.asked:
         return state
     return replace(state, asked=state.asked - {event.site}, missing=(*state.missing, (event.site, event.code)))
@@ -284,7 +189,8 @@ def _give_up_on_the_rest(close: Callable[[State], State]) -> Transition:
 
 
 def _after_admission(state: State) -> State:
-    admitted = replace(state, admitted=state.answered)
+    late = frozenset(site for site, code in state.missing if code in PASSING)
+    admitted = replace(state, admitted=state.answered, late=late)
     if len(state.answered) < state.shape.quorum:
         return _abort(admitted)
     return _next_round(admitted)
@@ -292,7 +198,7 @@ def _after_admission(state: State) -> State:
 
 def _after_training(state: State) -> State:
     if len(state.answered) >= state.shape.quorum:
-        return replace(state, phase=Phase.AGGREGATING)
+        return replace(state, phase=Phase.AGGREGATING, greeted=frozenset())
     return _abort(state) if state.shape.below_quorum == "abort" else _after_round(state)
 
 
@@ -317,17 +223,18 @@ def _after_testing(state: State) -> State:
 
 
 def _ask(state: State, phase: Phase) -> State:
-    return replace(state, phase=phase, asked=state.admitted, answered=frozenset(), missing=())
+    greeted = state.late if phase is Phase.TRAINING else frozenset()
+    return replace(state, phase=phase, asked=state.admitted, answered=frozenset(), missing=(), greeted=greeted)
 
 
 def _finish(state: State) -> State:
-    return replace(state, phase=Phase.FINISHED, asked=frozenset())
+    return replace(state, phase=Phase.FINISHED, asked=frozenset(), greeted=frozenset())
 
 
 def _abort(state: State) -> State:
     what = "were admitted" if state.phase is Phase.ADMITTING else f"delivered an update in round {state.round}"
     reason = f"{len(state.answered)} sites {what}, the plan's quorum is {state.shape.quorum}"
-    return replace(state, phase=Phase.ABORTED, asked=frozenset(), reason=reason)
+    return replace(state, phase=Phase.ABORTED, asked=frozenset(), greeted=frozenset(), reason=reason)
 
 
 def _line(apply: Transition, leads_to: tuple[Phase, ...], words: str) -> Line:
@@ -359,7 +266,12 @@ _CLOSING: Mapping[Phase, Line] = {
 }
 
 TABLE: Mapping[tuple[Phase, Kind], Line] = {
-    **{(phase, Kind.ANSWERED): _line(_count, (phase,), "count the site, once") for phase in _CLOSING},
+    **{
+        (phase, Kind.ANSWERED): _line(
+            _count, (phase,), "count the site, once; one that was greeted takes part from the next round"
+        )
+        for phase in _CLOSING
+    },
     **{(phase, Kind.FAILED): _line(_miss, (phase,), "note the site and the reason") for phase in _CLOSING},
     **{(phase, Kind.COMPLETE): line for phase, line in _CLOSING.items()},
     **{

@@ -18,7 +18,7 @@ import typer
 import typer.core
 
 from shared.environment import silence_third_parties
-from shared.errors import ConsiliumError
+from shared.errors import ConsiliumError, PolicyError
 
 _INTERRUPTED = 130
 """What Typer returns for Ctrl-C where it does not end the process itself."""
@@ -48,6 +48,21 @@ def run(app: typer.Typer, resume_hint: str = "") -> None:
     if status == _INTERRUPTED:
         fail("interrupted", resume_hint)
     sys.exit(status)
+
+
+_COMPARE = "compare the words by telephone; a script that has compared them says --yes"
+
+
+def require_yes(question: str, hint: str = _COMPARE) -> None:
+    """Return if whoever sits at the terminal says yes; raises ``PolicyError`` where they do not, or nobody does."""
+    # Click's own question writes a space to stdout, even where it is told to ask on stderr.
+    typer.echo(f"{question} [y/N]: ", nl=False, err=True)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        raise PolicyError(
+            "not confirmed: nothing was changed",
+            hint=hint,
+            code="not-confirmed",
+        )
 
 
 def fail(sentence: str, hint: str, status: int = 1) -> NoReturn:

@@ -44,6 +44,17 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold the lock file at ``path``, made where there is none, until the block ends or the process does."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def _alone_in(folder: Path) -> Iterator[int]:
     handle = os.open(folder, os.O_RDONLY)
     try:

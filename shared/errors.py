@@ -18,6 +18,7 @@ The tree::
     ├── BudgetError        patients would pay more privacy than the hospital's cap allows
     ├── ProtocolError      a message that cannot be trusted or understood: wrong digest, version, round, shape
     ├── UpdateRejected     an update that must not enter the sum: NaN, out of range, replayed, unknown site
+    ├── FederationError    the federation folder, its roster or its keys do not permit it
     ├── RunError           the run as a whole cannot go on: below quorum, journal of another plan
     └── ScenarioError      a simulation is described wrongly
 """
@@ -104,6 +105,12 @@ class UpdateRejected(ConsiliumError):  # noqa: N818 - the protocol's own word fo
     """An update that must not enter the sum."""
 
     code = "update-rejected"
+
+
+class FederationError(ConsiliumError):
+    """The coordinator's folder, its roster or its keys do not permit what is asked."""
+
+    code = "federation"
 
 
 class RunError(ConsiliumError):

@@ -201,6 +201,8 @@ class Participation(Section):
 
     quorum: Count = 1
     deadline_s: Positive = 3600.0
+    admission_s: Positive | None = None
+    """How long the first round waits for sites that have not greeted; ``deadline_s`` where it is not given."""
     below_quorum: Literal["abort", "skip-round"] = "abort"
 
 
@@ -229,6 +231,12 @@ class Evaluation(Section):
     operating_point: OperatingPoint | None = None
     recalibrate: Literal["none", "temperature"] = "none"
     """Whether each site divides logits by a temperature of its own, fitted on its validation patients."""
+    explain: Literal["none", "grad-cam", "occlusion"] = "none"
+    """How maps are made of where the final model looks; what leaves a site is ``shared.evaluation.explanations``."""
+    explain_cases: Count = 50
+    """Most test images with a lesion that a site explains."""
+    explain_lesion: Annotated[int, Field(ge=1, le=255)] | None = None
+    """Class index in the masks that is the lesion; None takes whatever is drawn."""
 
     @model_validator(mode="after")
     def _subgroups_can_be_told(self) -> Evaluation:
@@ -252,6 +260,8 @@ class Evaluation(Section):
     def _needs_exact_counts(self) -> Evaluation:
         if self.release == "dp" and (self.operating_point is not None or self.recalibrate != "none"):
             raise ValueError('release = "dp" takes no operating_point and no recalibrate: both need exact counts')
+        if self.release == "dp" and self.explain != "none":
+            raise ValueError('release = "dp" takes no explain: sums over explanations are exact, without noise')
         return self
 
 
@@ -302,6 +312,8 @@ class Plan(Section):
         asked = self.evaluation.operating_point is not None or self.evaluation.recalibrate != "none"
         if asked and self.plan.task != "classification":
             raise ValueError("evaluation.operating_point and recalibrate are for classification")
+        if self.evaluation.explain != "none" and self.plan.task != "classification":
+            raise ValueError("evaluation.explain is for classification: a segmentation is its own map")
         if self.evaluation.recalibrate != "none" and self.privacy.unit == "patient":
             raise ValueError(
                 'privacy.unit = "patient" and evaluation.recalibrate would measure with a constant without noise'

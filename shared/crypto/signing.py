@@ -109,19 +109,28 @@ class SigningKey:
     @classmethod
     def load(cls, path: Path) -> SigningKey:
         """Read a key that ``save`` wrote; raises ``SiteDataError``."""
+        return cls.from_pem(read_key_file(path), path.name)
+
+    @classmethod
+    def from_pem(cls, pem: bytes, place: str) -> SigningKey:
+        """Inverse of ``pem``; raises ``SiteDataError`` naming the ``place`` the bytes came from."""
         try:
-            key = load_pem_private_key(read_key_file(path), password=None)
+            key = load_pem_private_key(pem, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, Ed25519PrivateKey):
             raise SiteDataError(
-                f"{path.name} holds no Ed25519 key in PEM", hint="restore it from your copy", code="key-unreadable"
+                f"{place} holds no Ed25519 key in PEM", hint="restore it from your copy", code="key-unreadable"
             )
         return cls(key)
 
+    def pem(self) -> bytes:
+        """The private key, PKCS #8, as a key file holds it."""
+        return self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
     def save(self, path: Path) -> None:
         """Write the key for its owner alone, durably; raises ``SiteDataError`` where there is a file already."""
-        write_key_file(path, self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        write_key_file(path, self.pem())
 
     @property
     def verify_key(self) -> VerifyKey:

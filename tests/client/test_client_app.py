@@ -79,7 +79,7 @@ def test_a_message_that_is_none_of_ours_is_answered_with_a_refusal() -> None:
     assert reply.code == "format"
 
 
-def test_the_installed_app_refuses_by_name_until_there_is_a_custodian() -> None:
+def test_a_node_that_names_no_custodian_refuses_by_name() -> None:
     _, reply = send(app.app, record(REQUESTS[1]), "train")
     assert isinstance(reply, Refusal)
     assert reply.code == "no-custodian"

@@ -43,7 +43,7 @@ def test_the_first_policy_toml_says_the_defaults_and_so_does_an_empty_one() -> N
 def test_the_first_policy_toml_has_every_key_and_no_other() -> None:
     written = tomllib.loads(policy.template())
     assert {(section, key) for section, table in written.items() for key in table} == set(keys_of(Policy))
-    assert len(set(keys_of(Policy))) == 16
+    assert len(set(keys_of(Policy))) == 17
 
 
 def test_every_value_of_the_first_policy_toml_is_the_default_of_its_key() -> None:

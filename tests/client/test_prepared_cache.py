@@ -110,6 +110,37 @@ def test_a_plan_that_changes_cases_builds_another_store_beside_the_first(archive
     assert build(archive)[1] == 0
 
 
+@pytest.mark.parametrize("explain", ["grad-cam", "occlusion"])
+def test_a_plan_that_explains_keeps_masks_in_a_store_of_its_own(archive: Archive, explain: str) -> None:
+    """Control: the store of a plan that does not ask, whose key and bytes are what they were."""
+    plain, _ = build(archive)
+    asking = plan(evaluation={"explain": explain})
+    kept, prepared = build(archive, plan=asking)
+    assert prepared == 3
+    assert kept.folder != plain.folder
+    assert [entry.masked for entry in plain.entries] == [False, False]
+    for position in range(2):
+        np.testing.assert_array_equal(kept.case(position).voxels, plain.case(position).voxels)
+        assert (kept.case(position).mask is None) == (not archived_mask(archive, kept.entries[position].case_id))
+    assert store_key(frozen(archive), asking, task_for(asking)) == kept.key
+
+
+def archived_mask(archive: Archive, case_id: str) -> bool:
+    [record] = (record for record in archive.records() if record.case_id == case_id)
+    return record.masked
+
+
+def test_how_explanations_are_made_changes_no_store(archive: Archive) -> None:
+    asking = [
+        plan(evaluation=chosen | {"explain": method})
+        for method in ("grad-cam", "occlusion")
+        for chosen in ({}, {"explain_cases": 3}, {"explain_lesion": 2})
+    ]
+    assert len({store_key(frozen(archive), one, task_for(one)) for one in asking}) == 1
+    idle = plan(evaluation={"explain_cases": 3, "explain_lesion": 2})
+    assert store_key(frozen(archive), idle, task_for(idle)) == store_key(frozen(archive), PLAN, task_for(PLAN))
+
+
 def test_another_task_builds_another_store(archive: Archive) -> None:
     keys = {store_key(frozen(archive), one, task_for(one)) for one in (PLAN, plan("segmentation"))}
     assert len(keys) == 2

@@ -30,7 +30,7 @@ def plan(task: str = "segmentation", **sections: dict[str, Any]) -> Plan:
         "privacy": {"unit": "none"},
     }
     for name, values in sections.items():
-        document[name] = document[name] | values
+        document[name] = document.get(name, {}) | values
     return from_document(document)
 
 
@@ -78,6 +78,15 @@ def test_a_classification_case_has_the_index_of_its_label_and_no_mask(tmp_path: 
     case = prepared(tmp_path / "a", GOOD, CLASSIFY)
     assert (case.label, case.mask) == (0, None)
     assert prepared(tmp_path / "b", replace(GOOD, label="malignant"), CLASSIFY).label == 1
+
+
+def test_a_classification_case_keeps_its_mask_where_the_plan_explains_and_nothing_else_changes(tmp_path: Path) -> None:
+    explaining = plan("classification", data={"classes": ["benign", "malignant"]}, evaluation={"explain": "occlusion"})
+    plain, kept = (prepared(tmp_path / one.plan.task, GOOD, one) for one in (CLASSIFY, explaining))
+    np.testing.assert_array_equal(kept.mask, OUTLINE)
+    np.testing.assert_array_equal(kept.voxels, plain.voxels)
+    assert (kept.label, kept.spacing_mm) == (plain.label, plain.spacing_mm)
+    assert prepared(tmp_path / "without", replace(GOOD, mask=None), explaining).mask is None
 
 
 def test_a_volume_comes_with_its_mask_and_spacing(tmp_path: Path) -> None:

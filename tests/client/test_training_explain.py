@@ -15,12 +15,16 @@ from tiny_federation import tiny_plan
 from torch import Tensor, nn
 from torch.nn import functional
 
-from client.training.explain import Method, explain, explainer, last_map, summarised, summary
+from client.training.explain import Method, explain, explainer, last_map
+from client.training.explained import chosen, drawn_anew, explained, lesion_of
 from shared.errors import ModelError, PlanError
-from shared.models import ModelSpec, build_network
+from shared.evaluation.additive import Statistics
+from shared.evaluation.explanations import Explained, explaining, explanations_block
+from shared.models import ModelSpec, build, build_network
 from shared.plan import Plan
 from shared.preprocessing.image import Case
 from shared.seeds import generator
+from shared.tasks import task_for
 from shared.tasks.classification import cross_entropy
 
 CPU = torch.device("cpu")
@@ -80,9 +84,24 @@ def taught(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+def asking(method: Method, **changes: Any) -> Plan:
+    return blob_plan(evaluation__explain=method, evaluation__floor=3, evaluation__release="sum", **changes)
+
+
+def seen(model: nn.Module, cases: Sequence[Case], plan: Plan) -> Statistics:
+    return explained(model, cases, task_for(plan), plan, CPU)
+
+
+def told(model: nn.Module, method: Method, cases: Sequence[Case] = CASES) -> dict[str, Any]:
+    plan = asking(method)
+    asked = explaining(plan)
+    assert asked is not None
+    block: dict[str, Any] = explanations_block(Explained(asked, seen(model, cases, plan), {}))["classes"]["blob"]
+    return block
+
+
 def pooled(model: nn.Module, method: Method, cases: Sequence[Case] = CASES) -> dict[str, float]:
-    found = summarised(summary(model, cases, blob_plan(), CPU, method), blob_plan())
-    return {name.removesuffix("_blob"): of.value for name, of in found.items() if name.endswith("_blob")}
+    return {name: of["value"] for name, of in told(model, method, cases)["model"].items()}
 
 
 class Corner(nn.Module):
@@ -262,9 +281,9 @@ def test_a_diverged_network_has_a_map_of_zeros_and_the_summary_says_so(method: M
     with torch.no_grad():
         next(broken.parameters()).fill_(torch.nan)
     assert explain(broken, CASES[0], 1, blob_plan(), CPU, method).max() == 0.0
-    found = pooled(broken, method, CASES[:2])
+    found = pooled(broken, method, CASES[:6])
     assert found["saliency_found"] == 0.0
-    assert np.isnan(found["saliency_inside"])
+    assert found["saliency_inside"] is None
 
 
 # --- does it see what is there? --------------------------------------------------------------------------------------
@@ -313,11 +332,11 @@ def test_a_network_that_looks_only_at_a_corner_is_found(method: Method) -> None:
     """However well it may score, its attention is not on the lesions; no lesion here lies in the corner."""
     cases = [case for case in CASES if case.mask is not None and not case.mask[:8, :8].any()]
     assert len(cases) > 6
-    found = summarised(summary(Corner(), cases, blob_plan(), CPU, method), blob_plan())
-    assert found["saliency_found_blob"].value == 1.0
-    assert found["pointing_game_blob"].value == 0.0
-    assert found["saliency_inside_blob"].value < 0.2 * found["saliency_chance_blob"].value
-    assert found["pointing_game_blob"].high < pooled(trained(), method, cases)["pointing_game"]
+    found = told(Corner(), method, cases)["model"]
+    assert found["saliency_found"]["value"] == 1.0
+    assert found["pointing_game"]["value"] == 0.0
+    assert found["saliency_inside"]["value"] < 0.2 * found["saliency_chance"]["value"]
+    assert found["pointing_game"]["high"] < pooled(trained(), method, cases)["pointing_game"]
 
 
 # --- what may leave --------------------------------------------------------------------------------------------------
@@ -328,45 +347,94 @@ def test_cases_without_a_mask_and_with_an_empty_one_do_not_count() -> None:
         return Case(case.case_id + "x", case.patient + "x", case.voxels, mask, case.label, case.spacing_mm)
 
     more = [without(case, mask) for case in CASES[:3] for mask in (None, np.zeros((EDGE, EDGE), np.uint8))]
-    one, other = (summary(trained(), cases, blob_plan(), CPU, "grad-cam") for cases in (CASES, [*CASES, *more]))
+    one, other = (seen(trained(), cases, asking("grad-cam")) for cases in (CASES, [*CASES, *more]))
     assert (one.flat() == other.flat()).all()
     assert int(one.total()["cases"]) == 12
     assert int(one.total()["patients"]) == 6
 
 
-def test_sums_of_two_sites_are_the_statistics_of_both_in_one_room() -> None:
-    parts = [summary(trained(), cases, blob_plan(), CPU, "grad-cam") for cases in (CASES[:4], CASES[4:])]
-    together = summary(trained(), CASES, blob_plan(), CPU, "grad-cam")
-    assert ((parts[0] + parts[1]).flat() == together.flat()).all()
+@pytest.mark.parametrize("method", METHODS)
+def test_sums_of_two_sites_are_the_statistics_of_both_in_one_room(method: Method) -> None:
+    parts = [seen(trained(), cases, asking(method)) for cases in (CASES[4:], CASES[:4])]
+    assert ((parts[0] + parts[1]).flat() == seen(trained(), CASES, asking(method)).flat()).all()
 
 
 def test_no_case_gives_zero_statistics() -> None:
-    assert not summary(trained(), [], blob_plan(), CPU, "occlusion").flat().any()
+    assert not seen(trained(), [], asking("occlusion")).flat().any()
 
 
 def test_a_case_with_findings_is_explained_for_each_it_has_and_left_out_where_it_has_none() -> None:
-    plan = blob_plan(data__labels="multilabel")
+    plan = asking("grad-cam", data__labels="multilabel")
     cases = [
         Case(f"m{at}", f"p{at}", case.voxels, case.mask, label, (1.0, 1.0))
         for at, (case, label) in enumerate(zip(CASES, ((0, 0), (1, 0), (1, 1), (0, 1)), strict=False))
     ]
-    total = summary(trained(), cases, plan, CPU, "grad-cam").total()
-    assert total["masked"].tolist() == [2, 2]
-    assert int(total["cases"]) == 3
+    total = seen(trained(), cases, plan).total()
+    assert total["class/cases"][:2].tolist() == [2, 2]
+    assert int(total["cases"]) == 4
+    assert int(total["patients"]) == 3
 
 
-def test_exact_sums_do_not_leave_where_statistics_must_have_noise() -> None:
-    private: dict[str, Any] = {
-        "unit": "patient",
-        "epsilon": 8.0,
-        "delta": 1e-4,
-        "clip_norm": 1.0,
-        "public_patients": 20,
-    }
-    plan = blob_plan(evaluation__release="dp", **{f"privacy__{k}": v for k, v in private.items()})
-    with pytest.raises(PlanError, match="exact"):
-        summary(trained(), CASES, plan, CPU, "grad-cam")
-    assert explain(trained(), CASES[0], 1, plan, CPU, "grad-cam").max() == 1.0
+def test_at_most_so_many_cases_are_explained_and_those_do_not_depend_on_where_they_lie() -> None:
+    plan = asking("grad-cam", evaluation__explain_cases=5)
+    shuffled = [CASES[place] for place in np.random.default_rng(0).permutation(len(CASES))]
+    one, other = ([cases[one.position].case_id for one in chosen(cases, plan)] for cases in (CASES, shuffled))
+    assert one == other
+    assert len(one) == 5
+    assert one != sorted(one), "the order is not that of the names themselves"
+    assert (seen(trained(), CASES, plan).flat() == seen(trained(), shuffled, plan).flat()).all()
+
+
+def test_the_lesion_is_the_class_of_the_mask_that_the_plan_names() -> None:
+    mask = CASES[0].mask
+    assert mask is not None
+    both = mask.copy()
+    both[0, :5] = 2
+    case = Case("c", "p", CASES[0].voxels, both, 1, (1.0, 1.0))
+    np.testing.assert_array_equal(lesion_of(case, asking("grad-cam", evaluation__explain_lesion=1)), both == 1)
+    np.testing.assert_array_equal(lesion_of(case, asking("grad-cam")), both > 0)
+    assert not list(chosen([case], asking("grad-cam", evaluation__explain_lesion=3)))
+
+
+def test_a_control_is_the_plan_s_network_with_weights_that_nobody_trains() -> None:
+    plan = asking("occlusion")
+    task = task_for(plan)
+    drawn = [drawn_anew(task, plan, number) for number in (0, 0, 1)]
+    other = drawn_anew(task, blob_plan(plan__seed=9), 0)
+    own = build(plan, task.output_channels, task.output)
+    first, again, *different = [
+        [one.detach().numpy().tobytes() for one in of.parameters()] for of in (*drawn, other, own)
+    ]
+    assert first == again
+    assert len({tuple(one) for one in (first, *different)}) == 4
+    assert [len(one) for one in first] == [len(one) for one in different[-1]]
+
+
+def test_each_image_has_its_own_control_which_follows_it_wherever_it_is() -> None:
+    plan = asking("occlusion")
+    by_name = {CASES[one.position].case_id: one.control for one in chosen(CASES, plan)}
+    assert len(set(by_name.values())) == len(CASES)
+    some = CASES[5:8]
+    assert {some[one.position].case_id: one.control for one in chosen(some, plan)}.items() <= by_name.items()
+
+
+def test_the_difference_is_the_model_minus_its_control_on_the_same_images() -> None:
+    block = told(trained(), "occlusion")
+    for name, of in block["difference"].items():
+        assert of["value"] == pytest.approx(block["model"][name]["value"] - block["control"][name]["value"], abs=1e-9)
+    assert block["difference"]["saliency_inside"]["low"] > 0
+
+
+@pytest.mark.parametrize(("method", "seeds"), [("grad-cam", 8), ("occlusion", 3)])
+def test_a_network_that_has_learnt_nothing_is_no_better_than_its_control(method: Method, seeds: int) -> None:
+    """The control of the test above: untrained networks stand where the trained one stood."""
+    for seed in range(1, seeds + 1):
+        assert told(untrained(seed, normalised=True), method)["difference"]["saliency_inside"]["low"] < 0
+
+
+def test_a_plan_that_asks_for_nothing_explains_nothing() -> None:
+    with pytest.raises(PlanError, match="asks for no explanations"):
+        seen(trained(), CASES, blob_plan())
 
 
 def test_segmentation_is_refused() -> None:

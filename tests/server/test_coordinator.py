@@ -265,3 +265,34 @@ def test_without_personalisation_nobody_is_asked_for_it(tmp_path: Path) -> None:
     fleet = MemoryFleet(tiny_plan(plan__rounds=1))
     assert coordinate(tiny_plan(plan__rounds=1), fleet, tmp_path).personalised is None
     assert "Personalise" not in {kind for _, kind, _ in fleet.asked}
+
+
+def late(until: int) -> Tamper:
+    """Aachen cannot be reached before round ``until``."""
+
+    def tamper(site: str, request: Request, reply: Reply) -> Reply | None:
+        away = site == "aachen" and request.envelope.round < until
+        return Refusal("transport", "nobody there") if away else reply
+
+    return tamper
+
+
+def test_a_site_that_comes_late_joins_with_the_round_after_its_greeting(tmp_path: Path) -> None:
+    plan = tiny_plan(plan__rounds=4)
+    fleet = MemoryFleet(plan, tamper=late(until=2))
+    outcome = coordinate(plan, fleet, tmp_path)
+    records = read_rounds(tmp_path / "rounds.jsonl")
+    took_part = [record.participation.participants for record in records]
+    assert took_part == [SITES[1:], SITES[1:], SITES, SITES]
+    assert records[0].participation.missing == {"aachen": "transport"}
+    assert records[2].participation.missing == {}
+    assert outcome.refused == ()
+    asked = [(kind, at) for site, kind, at in fleet.asked if site == "aachen"]
+    assert asked[:5] == [("Hello", 0), ("Hello", 1), ("Hello", 2), ("Evaluate", 2), ("Train", 3)]
+
+
+def test_a_site_that_never_comes_is_missing_and_delays_nothing(tmp_path: Path) -> None:
+    plan = tiny_plan()
+    outcome = coordinate(plan, MemoryFleet(plan, tamper=late(until=99)), tmp_path)
+    assert outcome.refused == (("aachen", "transport"),)
+    assert all(record.participation.missing for record in read_rounds(tmp_path / "rounds.jsonl"))

@@ -14,8 +14,11 @@ from shared import models
 from shared.errors import PlanError, ProtocolError, UpdateRejected
 from shared.evaluation.additive import Statistics, collect
 from shared.evaluation.estimates import Noised
+from shared.evaluation.explanations import Leaving, explaining, observation
+from shared.evaluation.explanations import collect as collect_explained
 from shared.evaluation.private_classification import observe_exclusive
-from shared.evaluation.subgroups import Layout, told_by_site
+from shared.evaluation.saliency import observe
+from shared.evaluation.subgroups import Layout, layout, told_by_site
 from shared.evaluation.subgroups import collect as collect_by_level
 from shared.fixed_point import resolution
 from shared.messages import Measured, Refusal, Reply, Update, Welcome
@@ -247,6 +250,46 @@ def test_subgroups_are_of_the_final_model_alone() -> None:
     assert "subgroups" not in intake.result().block(BENCH.task)
     added = intake.result().final(BENCH.task).keys() - intake.result().block(BENCH.task).keys()
     assert added == {"subgroups", "curves"}
+
+
+EXPLAINING = tiny_plan(evaluation__explain="occlusion", evaluation__floor=5)
+
+
+def explained(patients: int, floor: int = 5, who: str = "p") -> Measured:
+    """Statistics of no case, and of ``patients`` explained images: what a site that keeps ``floor`` sends of them."""
+    asked = explaining(tiny_plan(evaluation__explain="occlusion", evaluation__floor=floor))
+    assert asked is not None
+    mask, images = np.eye(8, dtype=np.uint8), []
+    for number in range(patients):
+        case = Case(f"{who}{number}", f"{who}{number}", np.zeros((1, 8, 8), np.float32), mask, 1, (1.0, 1.0))
+        one = observe({0: mask.astype(np.float32)}, mask, 1)
+        images.append((case, 1, observation({"model": one, "control": one})))
+    sent = Leaving(layout(BENCH.task.schema, EXPLAINING, "test", BENCH.task.by_level), asked)
+    counts = np.concatenate([Statistics.zero(BENCH.task.schema).flat(), collect_explained(asked, images).flat()])
+    return Measured(counts, sent.digest())
+
+
+def test_explanations_come_with_the_final_model_and_with_no_other() -> None:
+    final, *others = (measurements(BENCH.task, EXPLAINING, kind) for kind in ("final", "test", "validation"))
+    final.take("aachen", explained(7))
+    block: Any = final.result().final(BENCH.task)
+    assert block["explanations"]["cases"] == 7
+    assert "explanations" not in final.result().block(BENCH.task)
+    for intake in others:
+        assert refused(intake, explained(7)) == "statistics-schema"
+    assert refused(final, measured(3, 1)) == "statistics-schema"
+
+
+def test_a_site_that_explains_too_few_patients_aloud_does_not_count_and_changes_nothing() -> None:
+    """Control: the same images from a site that keeps the floor."""
+    intake = measurements(BENCH.task, EXPLAINING, "final")
+    intake.take("aachen", explained(7))
+    before: Any = intake.result().final(BENCH.task)["explanations"]
+    assert refused(intake, explained(4, floor=3, who="q"), "bergen") in {"subgroup-floor", "explained-floor"}
+    assert intake.result().final(BENCH.task)["explanations"] == before
+    intake.take("bergen", explained(4, who="q"))
+    after: Any = intake.result().final(BENCH.task)["explanations"]
+    assert (after["cases"], after["missing_sites"], after["sites"]["bergen"]["cases"]) == (7, 1, "suppressed")
 
 
 def test_a_plan_without_subgroups_has_no_such_part() -> None:

@@ -260,6 +260,54 @@ def test_a_resumed_run_records_the_rounds_that_were_left() -> None:
     assert [action.round for action in done if isinstance(action, Record)] == [2, 3]
 
 
+def two_of_three(code: str = "transport") -> State:
+    """A run that began without c."""
+    return after(start(SHAPE, frozenset(SITES)), answered("a"), answered("b"), failed("c", code))
+
+
+@pytest.mark.parametrize("code", sorted(rounds.PASSING))
+def test_a_site_that_could_not_be_reached_is_greeted_with_each_round(code: str) -> None:
+    state = two_of_three(code)
+    assert on_entry(state) == Ask(Question(Phase.TRAINING, 1), ("a", "b"), ("c",))
+    state = after(state, answered("a"), answered("b"), AGGREGATED)
+    assert on_entry(state) == Ask(Question(Phase.TRAINING, 2), ("a", "b"), ("c",))
+
+
+def test_a_site_that_was_refused_is_not_greeted() -> None:
+    assert on_entry(two_of_three("fingerprint")) == Ask(Question(Phase.TRAINING, 1), ("a", "b"))
+
+
+def test_a_late_site_takes_part_from_the_round_after_its_answer_and_nobody_waits_for_it() -> None:
+    state = after(two_of_three(), answered("a"), answered("c"))
+    assert state.phase is Phase.TRAINING
+    assert state.asked == {"b"}
+    state, actions = step(state, answered("b"))
+    assert actions == (Aggregate(1, ("a", "b")),)
+    state = after(state, AGGREGATED)
+    assert on_entry(state) == Ask(Question(Phase.TRAINING, 2), ("a", "b", "c"))
+
+
+def test_a_late_site_that_is_silent_delays_nothing() -> None:
+    state, done = drive(
+        start(SHAPE, frozenset(SITES)), lambda state: [answered(s) for s in "ab"] + [DEADLINE, AGGREGATED]
+    )
+    assert state.phase is Phase.FINISHED
+    trained = [action for action in done if isinstance(action, Ask) and action.question.phase is Phase.TRAINING]
+    assert [ask.greet for ask in trained] == [("c",)] * 3
+
+
+def test_a_late_site_that_is_refused_at_last_is_not_asked_again() -> None:
+    state = after(two_of_three(), failed("c", "fingerprint"), answered("a"), answered("b"), AGGREGATED)
+    assert on_entry(state) == Ask(Question(Phase.TRAINING, 2), ("a", "b"))
+
+
+def test_an_answer_of_a_late_site_is_counted_once_and_never_as_an_update() -> None:
+    state = after(two_of_three(), answered("c"))
+    state, actions = step(state, answered("c"))
+    assert actions == (Ignore("c", "repeated"),)
+    assert "c" not in state.answered
+
+
 def test_every_phase_that_waits_for_sites_answers_a_deadline() -> None:
     assert WAITING
     for phase in WAITING:
@@ -305,7 +353,7 @@ EVENTS = st.builds(
     Event,
     st.sampled_from([Kind.ANSWERED, Kind.ANSWERED, Kind.ANSWERED, Kind.FAILED, Kind.DEADLINE, Kind.AGGREGATED]),
     st.sampled_from([*SITES, "stranger"]),
-    st.just("code"),
+    st.sampled_from(["code", NO_ANSWER, "transport"]),
     QUESTIONS | st.none(),
 )
 
@@ -334,10 +382,12 @@ def test_whatever_happens_the_invariants_hold(events: list[Event], shape: Shape,
     for before, event, then, actions in counts(events, shape, completed):
         if event.kind in {Kind.ANSWERED, Kind.FAILED}:
             heard[before.question, event.site] += 1
-            assert event.site in before.asked
+            assert event.site in before.asked | before.greeted
         assert then.round in {before.round, before.round + 1}
         assert then.round <= shape.rounds
         assert not then.answered & then.asked
+        assert then.greeted <= then.late
+        assert not then.late & (then.admitted | then.asked | then.answered) or then.phase is Phase.ADMITTING
         assert then.phase is Phase.ADMITTING or then.answered | then.asked <= then.admitted
         for action in actions:
             if isinstance(action, Aggregate):

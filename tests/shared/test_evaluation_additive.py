@@ -15,6 +15,7 @@ from shared.errors import ProtocolError
 from shared.evaluation.additive import (
     CASES,
     GROUPS,
+    MODULUS,
     PATIENTS,
     UNIT,
     Observation,
@@ -117,3 +118,44 @@ def test_two_definitions_never_share_a_digest(other: Schema) -> None:
 @given(st.floats(-1e6, 1e6))
 def test_fixed_point_is_within_half_a_unit(value: float) -> None:
     assert abs(in_units(value) * UNIT - value) <= UNIT / 2
+
+
+# --- what is not counted by group ------------------------------------------------------------------------------------
+
+BOTH = Schema("lengths-1", (("total", ()),), (("fine", (2, 3)),))
+
+
+def placed(patient: str, *rows: tuple[int, int]) -> tuple[str, Observation]:
+    return patient, {"total": np.array(1, np.int64), "fine": np.array(rows, np.int64)}
+
+
+def test_rows_of_position_and_amount_are_added_where_they_say_even_twice_in_one_case() -> None:
+    total = collect(BOTH, [placed("a", (0, 5), (4, 1)), placed("b", (4, 2), (4, 3))]).total()
+
+    assert total["fine"].tolist() == [[5, 0, 0], [0, 6, 0]]
+    assert total["total"] == 2
+
+
+def test_what_is_not_counted_by_group_is_in_the_total_alone() -> None:
+    statistics = collect(BOTH, [placed("a", (0, 5)), placed("b", (1, 2))])
+
+    assert "fine" in statistics.total()
+    for counts in (statistics.grouped_total(), statistics.of_group(3), statistics.without_group(3)):
+        assert counts.keys() == {PATIENTS, CASES, "total"}
+    left = sum(int(statistics.of_group(group)["total"]) for group in range(GROUPS))
+    assert left == statistics.grouped_total()["total"] == 2
+
+
+def test_ungrouped_counts_survive_the_flat_vector_and_add_up_modulo_two_to_the_52() -> None:
+    one, other = collect(BOTH, [placed("a", (0, -3))]), collect(BOTH, [placed("b", (0, 2**51), (5, 2**63 - 1))])
+
+    together = Statistics.from_flat(BOTH, one.flat() + other.flat())
+
+    assert BOTH.length == one.flat().size == GROUPS * 3 + 6
+    assert (together.counts["fine"] == (one + other).counts["fine"]).all()
+    assert together.counts["fine"].ravel().tolist() == [(2**51 - 3) % MODULUS, 0, 0, 0, 0, (2**63 - 1) % MODULUS]
+    assert max(of.counts["fine"].max() for of in (one, other)) < MODULUS
+
+
+def test_naming_an_array_ungrouped_is_another_definition() -> None:
+    assert BOTH.digest() != Schema("lengths-1", (("total", ()), ("fine", (2, 3)))).digest()

@@ -88,6 +88,21 @@ def test_a_task_without_such_means_counts_cases_alone() -> None:
     np.testing.assert_array_equal(found.flat(), collect(SCHEMA, observed).flat())
 
 
+def test_what_an_observation_does_not_name_counts_nothing() -> None:
+    observed = [("a", seen(3)), ("a", {"sum": np.array([4])})]
+
+    found = collect_patients(SCHEMA, observed, of_patient).total()
+
+    assert {name: of.tolist() for name, of in found.items()} == {
+        PATIENTS: 1,
+        CASES: 2,
+        "sum": [7],
+        "number": [1],
+        "patient-mean": [7],
+        "patient-number": [1],
+    }
+
+
 def test_what_a_patient_adds_is_in_their_group() -> None:
     found = collect_patients(SCHEMA, [("somebody", seen(7))], of_patient)
 

@@ -13,8 +13,10 @@ from sklearn import metrics as sk
 
 from shared.errors import CaseError
 from shared.evaluation import classification as counted
-from shared.evaluation.additive import Observation, Schema, collect
-from shared.evaluation.ranking import bins_for, histogram
+from shared.evaluation.additive import GROUPS, Observation, Schema, Statistics, collect
+from shared.evaluation.order import CELL_BITS
+from shared.evaluation.ranking import unpack
+from shared.evaluation.subgroups import Layout
 
 BINARY = ("benign", "malignant")
 THREE = ("normal", "benign", "malignant")
@@ -38,22 +40,30 @@ def finding_cases(number: int, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     return labels, (1 / (1 + np.exp(-(2 * labels - 1 + rng.normal(size=labels.shape))))).astype(np.float32)
 
 
-def exclusive(labels: ArrayLike, scores: ArrayLike, classes: tuple[str, ...]) -> dict[str, float]:
-    schema = counted.exclusive_schema(len(classes))
+def exclusive_counts(labels: ArrayLike, scores: ArrayLike, classes: tuple[str, ...]) -> Statistics:
     cases = zip(np.asarray(scores), np.asarray(labels).tolist(), strict=True)
     observed = ((f"p{i}", counted.observe_exclusive(*case)) for i, case in enumerate(cases))
-    return counted.exclusive_metrics(collect(schema, observed).total(), classes)
+    return collect(counted.exclusive_schema(len(classes)), observed)
+
+
+def exclusive(labels: ArrayLike, scores: ArrayLike, classes: tuple[str, ...]) -> dict[str, float]:
+    return counted.exclusive_metrics(exclusive_counts(labels, scores, classes).total(), classes)
+
+
+def multilabel_counts(labels: ArrayLike, scores: ArrayLike) -> Statistics:
+    cases = zip(np.asarray(scores), np.asarray(labels).tolist(), strict=True)
+    observed = ((f"p{i}", counted.observe_multilabel(*case)) for i, case in enumerate(cases))
+    return collect(counted.multilabel_schema(len(FINDINGS)), observed)
 
 
 def multilabel(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
-    schema = counted.multilabel_schema(len(FINDINGS))
-    cases = zip(np.asarray(scores), np.asarray(labels).tolist(), strict=True)
-    observed = ((f"p{i}", counted.observe_multilabel(*case)) for i, case in enumerate(cases))
-    return counted.multilabel_metrics(collect(schema, observed).total(), FINDINGS)
+    return counted.multilabel_metrics(multilabel_counts(labels, scores).total(), FINDINGS)
 
 
-def binned(scores: NDArray[Any], findings: int = 1) -> NDArray[Any]:
-    return histogram(scores, bins_for(findings)).argmax(axis=-1)
+def within(bounds: dict[str, float], name: str) -> float:
+    """How far a metric may be from that of the scores: its bound, and the last digits of arithmetic."""
+    assert bounds.get(name, 0.0) <= 1e-3
+    return bounds.get(name, 0.0) + 1e-12
 
 
 def losses_by_scikit_learn(truth: NDArray[Any], scores: NDArray[Any]) -> dict[str, float]:
@@ -83,15 +93,17 @@ def test_binary_metrics_are_those_of_scikit_learn(seed: int) -> None:
 
     found = exclusive(labels, scores, BINARY)
 
-    expected = one_class_by_scikit_learn(labels, called, binned(scores[:, 1]))
+    expected = one_class_by_scikit_learn(labels, called, scores[:, 1])
     expected |= {
         "accuracy": sk.accuracy_score(labels, called),
         "balanced_accuracy": sk.balanced_accuracy_score(labels, called),
     }
     losses = losses_by_scikit_learn(labels, scores[:, 1])
-    assert found == pytest.approx(expected | losses | of_calibration(found), abs=1e-6)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
-    assert found["auroc"] == pytest.approx(sk.roc_auc_score(labels, scores[:, 1]), abs=1e-3)
+    bounds = counted.exclusive_bounds(exclusive_counts(labels, scores, BINARY).total(), BINARY)
+    assert found.keys() == (expected | losses | of_calibration(found)).keys()
+    assert {name: found[name] for name in losses} == pytest.approx(losses, abs=1e-6)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=within(bounds, name))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -103,13 +115,12 @@ def test_multi_class_metrics_are_one_against_the_rest_and_their_plain_mean(seed:
 
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, called))
     assert found["balanced_accuracy"] == pytest.approx(sk.balanced_accuracy_score(labels, called))
-    single = [
-        one_class_by_scikit_learn(labels == index, called == index, binned(scores[:, index], 3)) for index in range(3)
-    ]
+    single = [one_class_by_scikit_learn(labels == index, called == index, scores[:, index]) for index in range(3)]
+    bounds = counted.exclusive_bounds(exclusive_counts(labels, scores, THREE).total(), THREE)
     for name in single[0]:
-        assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=1e-12)
+        assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=within(bounds, name))
         for label, of in zip(THREE, single, strict=True):
-            assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=1e-12)
+            assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=within(bounds, f"{name}_{label}"))
 
 
 def test_macro_metrics_of_many_classes_are_scikit_learns_macro_averages() -> None:
@@ -131,13 +142,14 @@ def test_multi_label_metrics_are_those_of_each_finding_on_its_own(seed: int) -> 
     found = multilabel(labels, scores)
 
     assert found["accuracy"] == pytest.approx(1 - sk.hamming_loss(labels, called))
-    single = [one_class_by_scikit_learn(labels[:, i], called[:, i], binned(scores[:, i], 3)) for i in range(3)]
+    single = [one_class_by_scikit_learn(labels[:, i], called[:, i], scores[:, i]) for i in range(3)]
+    bounds = counted.multilabel_bounds(multilabel_counts(labels, scores).total(), FINDINGS)
     balanced = [sk.balanced_accuracy_score(labels[:, i], called[:, i]) for i in range(3)]
     assert found["balanced_accuracy"] == pytest.approx(np.mean(balanced))
     for name in single[0]:
-        assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=1e-12)
+        assert found[name] == pytest.approx(np.mean([of[name] for of in single]), abs=within(bounds, name))
         for label, of in zip(FINDINGS, single, strict=True):
-            assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=1e-12)
+            assert found[f"{name}_{label}"] == pytest.approx(of[name], abs=within(bounds, f"{name}_{label}"))
 
 
 def test_a_site_of_negatives_only_has_a_specificity_and_nothing_else_to_say_about_positives() -> None:
@@ -218,10 +230,10 @@ def test_a_case_counts_once_in_every_array() -> None:
     finding_case = counted.observe_multilabel(np.array([0.2, 0.5, 0.9], np.float32), (1, 0, 1))
 
     assert exclusive_case["confusion"].tolist() == [[0, 0, 0], [0, 0, 0], [0, 1, 0]]
-    positives, negatives = counted.histograms(exclusive_case)
-    assert (positives.sum(axis=1).tolist(), negatives.sum(axis=1).tolist()) == ([0, 0, 1], [1, 1, 0])
-    positives, negatives = counted.histograms(finding_case)
-    assert (positives.sum(axis=1).tolist(), negatives.sum(axis=1).tolist()) == ([1, 0, 1], [0, 1, 0])
+    for case, own, rest in ((exclusive_case, [0, 0, 1], [1, 1, 0]), (finding_case, [1, 0, 1], [0, 1, 0])):
+        positives, negatives = unpack(case["scores"])
+        assert (positives.sum(axis=1).tolist(), negatives.sum(axis=1).tolist()) == (own, rest)
+        assert [of.tolist() for of in unpack(case["cells"][:, 1], CELL_BITS)] == [own, rest]
     assert finding_case["confusion"].sum(axis=(1, 2)).tolist() == [1, 1, 1]
 
 
@@ -243,16 +255,65 @@ def test_a_certain_and_wrong_score_costs_what_scikit_learn_charges_for_it() -> N
     assert exclusive(labels, scores, BINARY)["log_loss"] == pytest.approx(sk.log_loss(labels, scores), abs=1e-6)
 
 
-@pytest.mark.parametrize("classes", range(2, 14))
+@pytest.mark.parametrize("classes", range(2, 15))
 def test_statistics_of_a_site_take_at_most_200_kilobytes(classes: int) -> None:
     assert counted.exclusive_schema(classes).length * 8 <= 200_000
     assert counted.multilabel_schema(classes).length * 8 <= 200_000
 
 
 def test_statistics_of_more_classes_than_promised_take_more() -> None:
-    assert counted.exclusive_schema(2).length * 8 == 167_680
-    assert counted.multilabel_schema(14).length * 8 <= 200_000 < counted.multilabel_schema(15).length * 8
-    assert counted.exclusive_schema(14).length * 8 > 200_000
+    assert counted.exclusive_schema(2).length * 8 == 112_384
+    assert counted.multilabel_schema(21).length * 8 <= 200_000 < counted.multilabel_schema(22).length * 8
+    assert counted.exclusive_schema(15).length * 8 > 200_000
+
+
+def test_fourteen_levels_of_subgroups_fit_beside_two_classes_and_a_fifteenth_does_not() -> None:
+    schema = counted.exclusive_schema(2)
+
+    def length(levels: int) -> int:
+        columns = (("vendor", tuple(f"v{level}" for level in range(levels))),)
+        return Layout(schema, columns=columns, coarser=counted.coarser(schema)).schema.length * 8
+
+    assert length(14) <= 200_000 < length(15)
+    assert length(2) - length(1) == 6_176
+
+
+def test_a_level_has_all_metrics_of_its_cases_and_the_bounds_of_its_bins() -> None:
+    labels, scores = exclusive_cases(2, 300, 5)
+    coarser = counted.coarser(counted.exclusive_schema(2))
+    cases = zip(scores, labels.tolist(), strict=True)
+    level = collect(
+        coarser.schema, ((f"p{i}", coarser.of(counted.observe_exclusive(*of))) for i, of in enumerate(cases))
+    )
+
+    found, bounds = counted.exclusive_metrics(level.total(), BINARY), counted.exclusive_bounds(level.total(), BINARY)
+
+    whole = exclusive(labels, scores, BINARY)
+    assert found.keys() == whole.keys()
+    assert {name for name in found if found[name] != whole[name]} <= {
+        "auroc",
+        "average_precision",
+        "ece_equal_mass",
+        "calibration_slope",
+        "calibration_intercept",
+    }
+    assert abs(found["auroc"] - sk.roc_auc_score(labels, scores[:, 1])) <= bounds["auroc"] < 5e-3
+    assert (
+        abs(found["average_precision"] - sk.average_precision_score(labels, scores[:, 1]))
+        <= bounds["average_precision"]
+    )
+
+
+def test_what_leaving_a_group_out_changes_is_counted_coarsely_and_to_the_same_cases() -> None:
+    labels, scores = exclusive_cases(2, 200, 6)
+    statistics = exclusive_counts(labels, scores, BINARY)
+    fine, coarse = counted.histograms(statistics.total()), counted.histograms(statistics.grouped_total())
+
+    for one, other in zip(fine, coarse, strict=True):
+        assert one.shape[-1] == 8192
+        np.testing.assert_array_equal(one.reshape(1, 64, -1).sum(axis=-1), other)
+    assert not {"cells", "patches"} & statistics.without_group(3).keys()
+    assert sum(int(statistics.of_group(group)["cases"]) for group in range(GROUPS)) == 200
 
 
 def test_findings_are_those_that_metrics_are_named_after() -> None:
@@ -277,7 +338,9 @@ def test_less_is_better_for_losses_and_calibration_errors_alone() -> None:
     ],
 )
 def test_what_is_observed_has_the_shapes_that_the_schema_announces(schema: Schema, observation: Observation) -> None:
-    assert {name: values.shape for name, values in observation.items()} == dict(schema.shapes)
+    findings = dict(schema.shapes)["scores"][0]
+    rows = {"cells": (findings, 2), "patches": (2 * findings, 2)}
+    assert {name: values.shape for name, values in observation.items()} == dict(schema.shapes) | rows
     assert all(values.dtype == np.int64 for values in observation.values())
 
 

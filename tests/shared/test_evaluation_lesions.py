@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shared.evaluation import lesions
 from shared.evaluation.additive import CASES
-from shared.evaluation.label_maps import cut
+from shared.evaluation.label_maps import Pair, cut
 from shared.evaluation.lesions import Mask, match
 
 Labels = NDArray[np.integer]
@@ -88,8 +88,8 @@ def disc(shape: tuple[int, ...], centre: Sequence[float], radius: float) -> Mask
 def counts_of(
     cases: Sequence[tuple[Labels, Labels]], spacing_mm: tuple[float, ...] = (1.0, 1.0), classes: int = 2
 ) -> dict[str, NDArray[np.int64]]:
-    found = [lesions.observe(cut(*case, spacing_mm, classes)) for case in cases]
-    total = {name: np.sum([of[name] for of in found], axis=0) for name in found[0]}
+    found = lesions.observe(cut([Pair(*case, spacing_mm) for case in cases], classes))
+    total = {name: of.sum(axis=0) for name, of in found.items()}
     return total | {CASES: np.array(len(cases))}
 
 
@@ -357,8 +357,8 @@ def test_one_class_inside_another_does_not_join_the_pieces_around_it() -> None:
 
 def test_an_observation_has_the_shapes_that_are_announced_with_and_without_lesions() -> None:
     for mask in (LEFT, EMPTY):
-        found = lesions.observe(cut(labels(mask), labels(LEFT), (1.0, 1.0), 4))
-        assert {name: of.shape for name, of in found.items()} == dict(lesions.shapes(3))
+        found = lesions.observe(cut([Pair(labels(mask), labels(LEFT), (1.0, 1.0))], 4))
+        assert {name: of.shape[1:] for name, of in found.items()} == dict(lesions.shapes(3))
         assert all(of.dtype == np.int64 for of in found.values())
 
 
@@ -372,3 +372,28 @@ def test_the_dice_of_a_lesion_is_rounded_within_the_stated_bound() -> None:
         counts = counts_of([(prediction, truth)])
         expected = sum(by_hand(prediction > 0, truth > 0).dice)
         assert counts[lesions.DICE].sum() * lesions.FINE == pytest.approx(expected, abs=ROUNDING * 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lesions_of_several_cases_are_those_of_each_case_by_hand(seed: int) -> None:
+    masks = [random_masks(10 * seed + number, (20 + 5 * number, 34), number) for number in range(6)]
+    pairs = [Pair(labels(prediction), labels(truth), (1.0, 1.0)) for prediction, truth in masks]
+
+    found = lesions.matches(cut(pairs, 2).masks[0])
+
+    for number, (prediction, truth) in enumerate(masks):
+        hand = by_hand(prediction, truth)
+        true, predicted = found.true_cases == number, found.predicted_cases == number
+        assert found.true_voxels[true].tolist() == [len(lesion) for lesion in hand.true]
+        assert found.predicted_voxels[predicted].tolist() == [len(lesion) for lesion in hand.predicted]
+        assert found.dice[true].tolist() == pytest.approx(hand.dice, abs=1e-12)
+        assert int((~found.false[predicted]).sum()) == len(hand.pairs)
+
+
+def test_lesions_at_the_same_place_in_two_images_do_not_find_each_other() -> None:
+    pairs = [Pair(labels(LEFT), labels(EMPTY), (1.0, 1.0)), Pair(labels(EMPTY), labels(LEFT), (1.0, 1.0))]
+
+    found = lesions.matches(cut(pairs, 2).masks[0])
+
+    assert (found.found.tolist(), found.false.tolist()) == ([False], [True])
+    assert (found.true_cases.tolist(), found.predicted_cases.tolist()) == ([1], [0])

@@ -120,7 +120,7 @@ def test_the_threshold_is_that_of_pooled_patients_and_not_a_mean_over_sites() ->
     assert float(threshold) != pytest.approx(np.mean([chosen(site, SENSITIVE) for site in sites]), abs=1e-3)
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, float(EDGES[700])])
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, float(EDGES[5600])])
 def test_metrics_at_a_threshold_are_those_of_scikit_learn(threshold: float) -> None:
     positive, scores = simulated(7)
     called = scores.astype(np.float64) >= threshold
@@ -140,16 +140,16 @@ def test_metrics_at_a_threshold_are_those_of_scikit_learn(threshold: float) -> N
 def test_a_threshold_between_two_edges_counts_as_the_lower_one() -> None:
     counts = statistics(*simulated(8)).total()
 
-    between = point.at(counts, np.array([(EDGES[500] + EDGES[501]) / 2]))
+    between = point.at(counts, np.array([(EDGES[4000] + EDGES[4001]) / 2]))
 
-    assert between == point.at(counts, EDGES[500:501])
-    assert between != point.at(counts, EDGES[540:541])
+    assert between == point.at(counts, EDGES[4000:4001])
+    assert between != point.at(counts, EDGES[4320:4321])
 
 
 @pytest.mark.parametrize("column", range(3))
 def test_every_edge_has_the_metrics_that_it_has_alone(column: int) -> None:
     counts = statistics(*simulated(9)).total()
-    index = (10, 512, 1000)[column]
+    index = (600, 4096, 8000)[column]
     positives, negatives = histograms(counts)
 
     table = point.at_every_edge(positives, negatives)

@@ -19,7 +19,7 @@ from shared.errors import RunError
 from shared.evaluation import classification
 from shared.evaluation.additive import CASES, GROUPS, UNIT, Schema, Statistics, collect, group_of, in_units
 from shared.evaluation.intervals import Interval, Limits, with_intervals
-from shared.evaluation.paired import paired_intervals
+from shared.evaluation.paired import paired_intervals, paired_with_mean
 
 SCHEMA = Schema("mean-1", (("sum", ()),))
 NO_LIMITS: Limits = {}
@@ -106,6 +106,49 @@ def test_an_interval_of_a_total_change_ends_at_the_largest_change_there_can_be()
     found = paired([0.0] * GROUPS, [1.0] * 19 + [0.9], PROPORTION)
 
     assert found.high == 1.0
+
+
+# --- the mean of several models --------------------------------------------------------------------------------------
+
+
+def against_mean(firsts: Sequence[NDArray[np.float64]], second: NDArray[np.float64]) -> Interval:
+    models = [collected(PATIENTS_OF_ALL_GROUPS, values) for values in firsts]
+    return paired_with_mean(models, collected(PATIENTS_OF_ALL_GROUPS, second), mean_of, NO_LIMITS)["mean"]
+
+
+def test_a_model_against_the_mean_of_others_is_students_paired_test_against_each_patients_mean() -> None:
+    rng = np.random.default_rng(5)
+    firsts = list(rng.uniform(0.2, 0.8, (3, GROUPS)))
+    second = np.mean(firsts, axis=0) + 0.05 + 0.02 * ALIKE
+
+    found = against_mean(firsts, second)
+
+    expected = stats.ttest_rel(second, np.mean(firsts, axis=0)).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-5)
+    one_by_one = [paired(first, second) for first in firsts]
+    assert np.mean([one.high - one.low for one in one_by_one]) > 1.5 * (found.high - found.low), "the control"
+
+
+def test_the_mean_of_one_model_is_that_model() -> None:
+    first, second = np.random.default_rng(6).uniform(size=(2, GROUPS))
+
+    assert against_mean([first], second) == paired(first, second)
+
+
+def test_the_order_of_the_models_in_a_mean_changes_nothing() -> None:
+    firsts = list(np.random.default_rng(7).uniform(size=(3, GROUPS)))
+    second = np.random.default_rng(8).uniform(size=GROUPS)
+
+    forth, back = against_mean(firsts, second), against_mean(firsts[::-1], second)
+
+    assert (back.value, back.low, back.high) == pytest.approx((forth.value, forth.low, forth.high), abs=1e-12)
+
+
+def test_one_model_that_was_measured_on_others_spoils_the_mean() -> None:
+    sides = [collected(PATIENTS_OF_ALL_GROUPS[:count], [0.5] * count) for count in (GROUPS, GROUPS - 1, GROUPS)]
+
+    with pytest.raises(RunError, match="1 of 20 groups hold other"):
+        paired_with_mean(sides[:2], sides[2], mean_of, NO_LIMITS)
 
 
 # --- no difference seen ----------------------------------------------------------------------------------------------

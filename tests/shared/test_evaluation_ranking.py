@@ -21,6 +21,7 @@ from shared.evaluation.ranking import (
     auroc,
     average_precision,
     average_precision_limits,
+    bin_of,
     bins_for,
     edges_of,
     from_the_top,
@@ -46,6 +47,11 @@ def counted(positive: NDArray[Any], scores: NDArray[Any]) -> tuple[NDArray[Any],
     return bins[positive].sum(axis=0), bins[~positive].sum(axis=0)
 
 
+def together(positive: NDArray[Any], scores: NDArray[Any]) -> list[NDArray[Any]]:
+    """As ``counted``, for more cases than have room as rows of bins."""
+    return [np.bincount(bin_of(scores[which]), minlength=BINS) for which in (positive, ~positive)]
+
+
 def bins_of(scores: NDArray[Any]) -> NDArray[Any]:
     return histogram(scores).argmax(axis=-1)
 
@@ -69,14 +75,23 @@ def test_edges_rise_from_0_to_1_with_one_half_among_them() -> None:
 
 
 def test_edges_are_the_correctly_rounded_values_of_exact_fractions() -> None:
-    octaves = [Fraction(step, 16 * 2**15) for step in range(16)]
-    octaves += [Fraction(16 + step, 16) / 2**-exponent for exponent in range(-15, -4) for step in range(16)]
-    half = octaves + [Fraction(1, 16) + Fraction(3 * step, 5120) for step in range(64)]
-    half += [Fraction(1, 10) + Fraction(step, 640) for step in range(256)]
+    parts = [(exponent, 2) for exponent in range(-48, -18)] + [(exponent, 24) for exponent in range(-18, -14)]
+    parts += [(exponent, 96) for exponent in range(-14, -9)] + [(exponent, 240) for exponent in range(-9, -4)]
+    half = [Fraction(0), Fraction(1, 2**149), Fraction(1, 2**100), Fraction(1, 2**75)]
+    half += [(1 + Fraction(step, of)) / 2**-exponent for exponent, of in parts for step in range(of)]
+    half += [Fraction(1, 16) + Fraction(3 * step, 16640) for step in range(208)]
+    half += [Fraction(1, 10) + Fraction(step, 5120) for step in range(2048)]
 
-    assert max(abs(Fraction(edge) - exact) for edge, exact in zip(EDGES[:512].tolist(), half, strict=True)) < 2**-54
-    assert [Fraction(edge) for edge in EDGES[: len(octaves)].tolist()] == octaves
-    np.testing.assert_array_equal(EDGES[BINS // 2 + 1 :], 1 - EDGES[: BINS // 2][::-1])
+    assert len(half) == BINS // 2
+    assert max(abs(Fraction(edge) - exact) for edge, exact in zip(EDGES.tolist(), half, strict=False)) < 2**-54
+    np.testing.assert_array_equal(EDGES[BINS // 2 + 1 : -64], 1 - EDGES[64 : BINS // 2][::-1])
+
+
+def test_next_to_one_every_float32_has_a_bin_of_its_own() -> None:
+    last = 1 - np.arange(62, -1, -1).astype(np.float32) * np.float32(2**-24)
+
+    assert np.unique(last).size == 63
+    np.testing.assert_array_equal(bins_of(last), np.arange(BINS - 63, BINS))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +117,9 @@ def test_average_precision_of_bins_is_that_of_scikit_learn(pairs: Pairs) -> None
 
     expected = average_precision_score(positive, bins_of(scores))
 
-    assert float(average_precision(*counted(positive, scores))) == pytest.approx(expected, abs=1e-12)
+    histograms = counted(positive, scores)
+    tied = average_precision(*histograms, loose=np.zeros(BINS, np.bool_))
+    assert float(tied) == pytest.approx(expected, abs=1e-12)
 
 
 @given(SCORES)
@@ -116,16 +133,43 @@ def test_unbinned_metrics_stay_within_the_stated_bounds(pairs: Pairs) -> None:
 
     assert error <= float(tied_pairs(*histograms)) / 2 + 1e-12
     assert low - 1e-12 <= average_precision_score(positive, scores) <= high + 1e-12
-    assert low <= average_precision(*histograms) <= high
+    assert float(average_precision(*histograms)) == (low + high) / 2
 
 
 def test_the_bound_of_auroc_is_reached_by_the_worst_order_in_a_bin() -> None:
-    # All four scores share the bin [0.5, 0.50156); every positive is above every negative.
-    scores, positive = np.array([0.5, 0.5002, 0.5004, 0.5006], np.float32), np.array([False, False, True, True])
+    # All four scores share the bin [0.5, 0.500195); every positive is above every negative.
+    scores, positive = np.array([0.5, 0.50004, 0.5001, 0.50014], np.float32), np.array([False, False, True, True])
     histograms = counted(positive, scores)
 
     assert roc_auc_score(positive, scores) == 1.0
     assert (float(auroc(*histograms)), float(tied_pairs(*histograms))) == (0.5, 1.0)
+
+
+def test_the_limits_of_average_precision_are_the_best_and_the_worst_of_all_orders_in_a_bin() -> None:
+    # Above the bin one positive and one negative; inside it two positives and two negatives, in every weak order.
+    found = []
+    for inside in itertools.product(range(4), repeat=4):
+        ranks = np.array([6, 5, *inside])
+        found.append(average_precision_score([0, 1, 1, 1, 0, 0], ranks))
+    positives, negatives = np.array([2, 1, 0]), np.array([2, 0, 1])
+
+    low, high = average_precision_limits(positives, negatives, np.array([True, False, False]))
+
+    assert (float(low), float(high)) == pytest.approx((min(found), max(found)), abs=1e-12)
+
+
+def test_positives_that_are_apart_cannot_share_the_best_score() -> None:
+    found = [
+        average_precision_score([0, 1, 1, 0], np.array([9, *inside]))
+        for inside in itertools.product(range(3), repeat=3)
+        if inside[0] != inside[1]
+    ]
+    positives, negatives, here = np.array([2, 0]), np.array([1, 1]), np.array([True, False])
+
+    low, high = average_precision_limits(positives, negatives, here, apart=here)
+
+    assert (float(low), float(high)) == pytest.approx((min(found), max(found)), abs=1e-12)
+    assert float(average_precision_limits(positives, negatives, here)[1]) > max(found)
 
 
 @pytest.mark.parametrize("case", ["confident", "rare", "vague"])
@@ -138,13 +182,13 @@ def test_binned_metrics_are_near_scikit_learn_for_networks_of_three_kinds(case: 
     assert float(average_precision(*histograms)) == pytest.approx(average_precision_score(positive, scores), abs=5e-3)
 
 
-@pytest.mark.parametrize("case", ["confident", "rare"])
-def test_equal_bins_would_tie_ten_times_more_pairs_of_a_confident_network(case: str) -> None:
-    positive, scores = simulated(case, np.random.default_rng(6))
+@pytest.mark.parametrize(("case", "times"), [("confident", 10), ("rare", 2)])
+def test_equal_bins_would_tie_many_more_pairs(case: str, times: int) -> None:
+    positive, scores = simulated(case, np.random.default_rng(6), 20_000)
     equal = np.minimum((scores.astype(np.float64) * BINS).astype(int), BINS - 1)
     pair_of = [np.bincount(equal[which], minlength=BINS) for which in (positive, ~positive)]
 
-    assert float(tied_pairs(*pair_of)) > 10 * float(tied_pairs(*counted(positive, scores)))
+    assert float(tied_pairs(*pair_of)) > times * float(tied_pairs(*together(positive, scores)))
 
 
 def test_without_a_positive_or_a_negative_ranks_say_nothing() -> None:
@@ -168,7 +212,7 @@ def test_findings_are_ranked_independently_along_leading_axes() -> None:
         assert together[1][row] == average_precision(positives[row], negatives[row])
 
 
-@pytest.mark.parametrize("bins", [1024, 512, 256, 128, 64])
+@pytest.mark.parametrize("bins", [8192, 2048, 256, 64, 16])
 def test_every_tenth_is_an_edge_of_every_number_of_bins(bins: int) -> None:
     edges = edges_of(bins)
 
@@ -186,13 +230,14 @@ def test_fewer_bins_are_neighbours_put_together(bins: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("findings", "bins"), [(1, 1024), (2, 512), (3, 256), (4, 256), (5, 128), (8, 128), (9, 64), (16, 64), (40, 64)]
+    ("findings", "bins"),
+    [(1, 8192), (2, 4096), (3, 2048), (4, 2048), (5, 1024), (9, 512), (16, 512), (17, 256), (40, 256)],
 )
 def test_bins_are_halved_as_findings_double_but_never_below_the_fewest(findings: int, bins: int) -> None:
     assert bins_for(findings) == bins >= FEWEST
 
 
-@given(st.lists(st.tuples(st.integers(0, 2**25), st.integers(0, 2**25)), min_size=2, max_size=2))
+@given(st.lists(st.tuples(st.integers(0, 2**25 - 1), st.integers(0, 2**25 - 1)), min_size=2, max_size=2))
 @settings(max_examples=60, deadline=None)
 def test_packed_counts_are_added_without_running_into_each_other(pairs: list[tuple[int, int]]) -> None:
     counts = np.array(pairs, np.int64)

@@ -332,3 +332,56 @@ def test_cutting_to_the_foreground_changes_no_measure() -> None:
 def test_names_that_would_make_two_metrics_one_are_found(names: tuple[str, ...]) -> None:
     assert counted.ambiguous(names, 2) in names
     assert counted.ambiguous(TWO, 2) is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cases_observed_together_are_observed_as_one_by_one_to_the_last_bit(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for number in range(7):
+        prediction, truth = maps(3, 10 * seed + number, tuple(rng.integers(8, 50, 2).tolist()))
+        kinds = (prediction, truth), (prediction * 0, truth), (prediction, truth * 0), (truth, truth), (truth * 0,) * 2
+        pairs.append(counted.Pair(*kinds[number % 5], tuple(rng.uniform(0.3, 4, 2).tolist())))
+
+    together = counted.observe_all(pairs, 3)
+
+    for number, pair in enumerate(pairs):
+        alone = counted.observe(pair.prediction, pair.truth, pair.spacing_mm, 3)
+        for name, values in alone.items():
+            np.testing.assert_array_equal(together[name][number], values)
+
+
+def test_where_a_structure_lies_changes_no_measure() -> None:
+    prediction, truth = (np.pad(labels, 12) for labels in maps(3, 4))
+
+    found = [
+        counted.observe(np.roll(prediction, shift, (0, 1)), np.roll(truth, shift, (0, 1)), (0.4, 0.7), 3)
+        for shift in (0, 3, 7, 11)
+    ]
+
+    for other in found[1:]:
+        for name, values in found[0].items():
+            np.testing.assert_array_equal(other[name], values)
+
+
+def test_patients_in_one_array_add_what_each_adds_alone() -> None:
+    observed = [counted.observe(*maps(3, seed), (1.0, 1.0), 3) for seed in range(4)]
+
+    together = counted.of_patient({name: np.stack([of[name] for of in observed]) for name in observed[0]})
+
+    for number, one in enumerate(observed):
+        for name, values in counted.of_patient(one).items():
+            np.testing.assert_array_equal(together[name][number], values)
+
+
+def test_a_level_needs_no_more_than_it_counts_for_every_metric() -> None:
+    whole = counted.schema(3, 2)
+    level = counted.coarser(whole)
+    observed = [(f"p{seed}", counted.observe(*maps(3, seed), (1.0, 1.0), 3)) for seed in range(3)]
+
+    full = collect_patients(whole, observed, counted.of_patient).total()
+    spared = collect_patients(level.schema, [(who, level.of(one)) for who, one in observed], counted.of_patient).total()
+
+    assert counted.metrics(spared, TWO, 2) == counted.metrics(full, TWO, 2)
+    assert level.schema.length < 0.7 * whole.length
+    assert level.schema.digest() != whole.digest()

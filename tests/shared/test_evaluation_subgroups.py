@@ -13,6 +13,7 @@ from shared.errors import PlanError, ProtocolError
 from shared.evaluation import additive
 from shared.evaluation.additive import CASES, PATIENTS, Observation, Schema, Statistics
 from shared.evaluation.subgroups import (
+    Coarser,
     Layout,
     by_column,
     collect,
@@ -270,3 +271,44 @@ def test_a_site_that_tells_too_much_is_refused_and_an_honest_one_is_not() -> Non
         require_told(leaving, here)
     assert refused.value.code == "subgroup-floor"
     require_told(Layout(SCHEMA, "sum", leaving.columns), here)
+
+
+# --- levels in fewer bins --------------------------------------------------------------------------------------------
+
+FINE = Schema("answers-1", (("right", ()),), (("places", (8,)),))
+COARSER = Coarser(
+    Schema("answers-1-level", (("right", ()),), (("places", (2,)),)),
+    lambda one: {"right": one["right"], "places": one["places"] // np.array([4, 1])},
+)
+
+
+def fine_people(**levels: int) -> list[Seen]:
+    return [
+        (case, {"right": found["right"], "places": np.array([[number % 8, 1]], np.int64)})
+        for number, (case, found) in enumerate(people(**levels))
+    ]
+
+
+def test_a_level_is_counted_under_the_coarser_schema_and_everybody_under_the_whole_one() -> None:
+    leaving = Layout(FINE, "sum", (("sex", SEX),), 5, COARSER)
+    counted_ = collect(leaving, fine_people(F=6, M=10))
+
+    levels = by_column(leaving, counted_)["sex"]
+
+    assert whole(leaving, counted_).counts["places"].tolist() == [2] * 8
+    assert {of.schema for of in levels.values() if of is not None} == {COARSER.schema}
+    assert {name: levels[name].counts["places"].tolist() for name in "FM"} == {"F": [4, 2], "M": [4, 6]}
+    assert int(levels["M"].total()["right"]) == 5
+
+
+def test_a_site_withholds_the_fine_counts_of_a_level_with_the_rest() -> None:
+    leaving = Layout(FINE, "site", (("sex", SEX),), 5, COARSER)
+    counted_ = collect(leaving, fine_people(F=3, M=9, X=20))
+
+    sent = told_by_site(leaving, counted_)
+
+    told = {cell for cell in range(len(SEX)) if sent.counts["sex/places"][cell].any()}
+    assert counted_.counts["sex/places"][SEX.index("F")].any()
+    assert told == {cell for cell in range(len(SEX)) if sent.counts["sex/patients"][:, cell].any()}
+    assert SEX.index("F") not in told
+    assert {level: of is None for level, of in by_column(leaving, sent)["sex"].items()}["F"]

@@ -20,7 +20,7 @@ from PIL import Image
 from scipy.ndimage import binary_erosion, gaussian_filter
 from scipy.spatial.distance import cdist
 
-from shared.evaluation.label_maps import cut
+from shared.evaluation.label_maps import Pair, cut
 from shared.evaluation.surface import Mask, agreement, agreements, surface
 
 DATA = Path(os.environ.get("CONSILIUM_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -97,32 +97,94 @@ def test_distances_are_those_of_comparing_every_pair_of_surface_pixels(
     assert found.nsd == pytest.approx(share, abs=1e-9)
 
 
-@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0), (0.7, 1.3), (3.0, 0.5)])
-@pytest.mark.parametrize("seed", range(4))
-def test_classes_measured_in_one_pass_are_as_near_as_measured_one_by_one(
-    spacing_mm: tuple[float, ...], seed: int
-) -> None:
-    fields = gaussian_filter(np.random.default_rng(seed).normal(size=(2, 4, 40, 44)), (0, 0, 2, 2))
-    fields[1] += 0.6 * fields[0]
-    prediction, truth = fields.argmax(axis=1)
+SPACINGS_MM = [(1.0, 1.0), (0.7, 1.3), (3.0, 0.5), (0.4, 0.4)]
 
-    found = agreements(cut(prediction, truth, spacing_mm, 4), 1.5)
 
-    for label, one in enumerate(found, start=1):
-        distance, share = by_every_pair(prediction == label, truth == label, spacing_mm, 1.5)
-        assert one.hd95_mm == pytest.approx(distance, abs=1e-9)
-        assert one.nsd == pytest.approx(share, abs=1e-9)
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("seed", range(6))
+def test_cases_of_any_size_and_spacing_measured_together_are_as_near_as_every_pair_says(seed: int, axes: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = []
+    for number in range(5):
+        shape = tuple(rng.integers(12, 18 if axes == 3 else 70, axes).tolist())
+        fields = gaussian_filter(rng.normal(size=(2, 3, *shape)), (0, 0, *[2] * axes))
+        fields[1] += rng.uniform(0, 1) * fields[0]
+        spacing_mm = (*SPACINGS_MM[(seed + number) % 4], 1.1)[:axes]
+        pairs.append(Pair(*fields.argmax(axis=1), spacing_mm))
+
+    maps = cut(pairs, 3)
+
+    for label, masks in enumerate(maps.masks, start=1):
+        found = agreements(maps, masks, 1.5)
+        for number, pair in enumerate(pairs):
+            distance, share = by_every_pair(pair.prediction == label, pair.truth == label, pair.spacing_mm, 1.5)
+            assert found.hd95_mm[number] == pytest.approx(distance, abs=1e-9)
+            assert found.nsd[number] == pytest.approx(share, abs=1e-12)
+
+
+def test_cases_with_and_without_the_structure_are_told_apart_when_measured_together() -> None:
+    square, empty = np.zeros((30, 40), np.uint8), np.zeros((30, 40), np.uint8)
+    square[3:5, 3:5] = 1
+    spacing_mm = (2.0, 2.0)
+    maps = cut([Pair(*masks, spacing_mm) for masks in ((empty, empty), (square, empty), (empty, square))], 2)
+
+    found = agreements(maps, maps.masks[0], 2.0)
+
+    np.testing.assert_array_equal(found.hd95_mm, [math.nan, 100.0, 100.0])
+    np.testing.assert_array_equal(found.nsd, [math.nan, 0.0, 0.0])
+    assert (found.within.tolist(), found.voxels.tolist()) == ([0, 0, 0], [0, 4, 4])
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_what_is_exactly_as_far_as_the_tolerance_is_within_wherever_it_lies(at: int) -> None:
+    """5 steps of 0.4 mm are 2 mm; as differences of positions they are that, or a little more, depending on ``at``."""
+    for axis in range(2):
+        truth = np.zeros((20, 20), bool)
+        truth[at, at] = True
+        prediction = np.roll(truth, 5, axis=axis)
+
+        assert agreement(prediction, truth, (0.4, 0.4), 2.0).nsd == 1.0
+        assert agreement(np.roll(prediction, 1, axis=axis), truth, (0.4, 0.4), 2.0).nsd == 0.0
+
+
+def test_a_difference_of_positions_would_depend_on_where_a_structure_lies() -> None:
+    """The control of the test above: the tolerance without slack, on positions in mm."""
+    assert len({(at + 5) * 0.4 - at * 0.4 <= 2.0 for at in range(1, 12)}) == 2
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.3, 1.5, 1.5), (0.4, 0.4, 0.4)])
+def test_a_prediction_far_off_is_measured_as_by_every_pair(spacing_mm: tuple[float, ...]) -> None:
+    """Most of its voxels are never looked up one by one: their tiles tell enough. No distance is exactly 2.05 mm."""
+    truth, prediction = np.zeros((16, 30, 32), bool), blobs((16, 30, 32), 4, 1.0, 0.3)
+    truth[3:7, 3:9, 3:9] = True
+
+    found = agreement(prediction, truth, spacing_mm, 2.05)
+
+    assert (found.hd95_mm, found.nsd) == pytest.approx(by_every_pair(prediction, truth, spacing_mm, 2.05), abs=1e-9)
+
+
+@given(arrays.arrays(bool, (2, 6, 7)))
+@settings(max_examples=50, deadline=None)
+def test_the_size_of_a_tile_changes_no_bit(masks: NDArray[Any]) -> None:
+    found = []
+    for edge in (1, 2, 4, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("shared.evaluation.surface._TILE", edge)
+            found.append(repr(agreement(*masks, (0.7, 1.1), 1.4)))
+
+    assert len(set(found)) == 1
 
 
 def test_the_nearest_surface_of_another_class_does_not_count() -> None:
     prediction, truth = np.zeros((30, 30), int), np.zeros((30, 30), int)
     prediction[2:5, 2:5], truth[20:23, 20:23] = 1, 1
     prediction[20:23, 20:23], truth[2:5, 2:5] = 2, 2
+    maps = cut([Pair(prediction, truth, (1.0, 1.0))], 3)
 
-    found = agreements(cut(prediction, truth, (1.0, 1.0), 3), 2.0)
+    found = [agreements(maps, masks, 2.0) for masks in maps.masks]
 
-    assert [one.hd95_mm for one in found] == [pytest.approx(math.hypot(18, 18) - 2 * math.sqrt(2), abs=3)] * 2
-    assert [one.nsd for one in found] == [0.0, 0.0]
+    assert [float(one.hd95_mm[0]) for one in found] == [pytest.approx(math.hypot(18, 18) - 2 * math.sqrt(2), abs=3)] * 2
+    assert [float(one.nsd[0]) for one in found] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (3.0, 1.0, 1.0), (1.0, 2.9, 1.0)])
@@ -135,16 +197,6 @@ def test_distances_are_right_where_looking_around_ends_and_the_tree_begins(
         truth[1, 1, 1] = True
         prediction = np.roll(truth, gap, axis=axis)
         assert agreement(prediction, truth, spacing_mm, 2.0).hd95_mm == pytest.approx(gap * spacing_mm[axis])
-
-
-def test_many_surface_voxels_are_looked_up_in_parts_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    truth = blobs((20, 24, 22), 2)
-    prediction = nearly(truth, 5)
-    whole = agreement(prediction, truth, (1.0, 1.0, 1.0), 1.0)
-
-    monkeypatch.setattr("shared.evaluation.surface._AT_ONCE", 7)
-
-    assert agreement(prediction, truth, (1.0, 1.0, 1.0), 1.0) == whole
 
 
 def test_surface_voxels_are_counted_whichever_mask_is_empty() -> None:

@@ -22,8 +22,8 @@ def measured(
     cases: Sequence[NDArray[np.int64]], spacing_mm: tuple[float, ...] = (1.0, 1.0), names: tuple[str, ...] = ONE
 ) -> dict[str, float]:
     """Metrics of cases, each given by its voxels (F, 3): common, predicted, true."""
-    found = [volumes.observe(voxels, spacing_mm) for voxels in cases]
-    total = {name: np.sum([of[name] for of in found], axis=0) for name in found[0]}
+    found = volumes.observe(np.stack(cases), np.array([spacing_mm] * len(cases)))
+    total = {name: of.sum(axis=0) for name, of in found.items()}
     return volumes.metrics(total, names, len(spacing_mm))
 
 
@@ -118,14 +118,27 @@ def test_every_measure_has_a_range_and_only_a_bias_may_be_negative() -> None:
 
 
 def test_an_observation_has_the_shapes_that_are_announced() -> None:
-    found = volumes.observe(case((1, 2), (3, 4), (0, 0)), (1.0, 1.0))
+    found = volumes.observe(case((1, 2), (3, 4), (0, 0))[None], np.ones((1, 2)))
 
-    assert {name: of.shape for name, of in found.items()} == dict(volumes.shapes(3))
+    assert {name: of.shape[1:] for name, of in found.items()} == dict(volumes.shapes(3))
     assert all(of.dtype == np.int64 for of in found.values())
 
 
 def test_sums_of_a_hundred_thousand_of_the_largest_images_fit() -> None:
     voxels = 4096 * 4096
-    [largest] = (np.abs(volumes.observe(case((voxels, 1)), (1.0, 1.0))[volumes.SUMS]).max() for _ in range(1))
+    largest = np.abs(volumes.observe(case((voxels, 1))[None], np.ones((1, 2)))[volumes.SUMS]).max()
 
     assert int(largest) * 100_000 < 2**63
+
+
+def test_each_case_is_measured_with_its_own_spacing() -> None:
+    cases, spacings_mm = [case((30, 20)), case((7, 9))], [(0.5, 2.0), (1.5, 3.0)]
+
+    together = volumes.observe(np.stack(cases), np.array(spacings_mm))[volumes.SUMS] * UNIT
+
+    for found, spacing_mm, (_, predicted, true) in zip(together, spacings_mm, np.concatenate(cases), strict=True):
+        unit = spacing_mm[0] * spacing_mm[1]
+        assert found[0].tolist() == pytest.approx(
+            [abs(predicted - true) * unit, (predicted - true) * unit, abs(predicted / true - 1), predicted / true - 1],
+            abs=ROUNDING,
+        )

@@ -170,7 +170,8 @@ def test_another_rule_of_counting_is_named_even_where_metrics_stay() -> None:
     task = tasks.task_for(plan)
 
     def doubled(scores: Any, case: Any) -> Any:
-        return {name: 2 * values for name, values in task.observe(scores, case).items()}
+        observed, by_group = task.observe(scores, case), dict(task.schema.shapes)
+        return {name: values * (1 + (name in by_group)) for name, values in observed.items()}
 
     assert "statistics" in named(
         differences(HERE["labels"], fingerprint_of(plan, dataclasses.replace(task, observe=doubled)))

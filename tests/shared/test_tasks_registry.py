@@ -70,7 +70,9 @@ def test_every_task_keeps_the_contract(name: str) -> None:
     assert losses.isfinite().all()
     assert (scores.shape, scores.dtype) == (tuple(logits.shape), np.float32)
     assert ((scores >= 0) & (scores <= 1)).all()
-    assert {key: values.shape for key, values in observation.items()} == dict(task.schema.shapes)
+    grouped = dict(task.schema.shapes)
+    assert {key: values.shape for key, values in observation.items() if key in grouped} == grouped
+    assert set(observation) - set(grouped) == {key for key, _ in task.schema.ungrouped}
     assert task.headline in metrics
     assert set(task.limits) == set(metrics)
     assert task.lower_is_better <= set(metrics)

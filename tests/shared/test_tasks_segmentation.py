@@ -17,7 +17,7 @@ from shared.evaluation.additive import collect
 from shared.plan import from_document
 from shared.preprocessing.image import Case
 from shared.tasks import segmentation, task_for
-from shared.tasks.task import Task
+from shared.tasks.task import Task, observations
 
 SHAPES = [(12, 10), (6, 7, 5)]
 
@@ -296,3 +296,44 @@ def test_deciding_leaves_the_scores_as_they_were() -> None:
     segmentation._largest(scores)
 
     np.testing.assert_array_equal(scores, before)
+
+
+@pytest.mark.parametrize("at_once", [1, 700, 10**9])
+def test_a_stream_of_cases_is_observed_in_order_and_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr("shared.tasks.segmentation._SCORES_AT_ONCE", at_once)
+    rng = np.random.default_rng(3)
+    cases = [case_of(rng.integers(0, 3, (12, 10))) for _ in range(7)]
+    scored = [(case, rng.random((3, 12, 10), np.float32)) for case in cases]
+
+    found = list(observations(TWO, iter(scored)))
+
+    assert [case for case, _ in found] == cases
+    for (_, together), (case, scores) in zip(found, scored, strict=True):
+        alone = TWO.observe(scores, case)
+        for name, values in alone.items():
+            np.testing.assert_array_equal(together[name], values)
+
+
+def test_a_stream_of_no_case_is_no_observation() -> None:
+    assert list(observations(ONE, [])) == []
+
+
+def test_a_case_that_cannot_be_measured_is_refused_in_a_stream_as_well() -> None:
+    mask = np.zeros((12, 10))
+    unsure = np.full((2, 12, 10), 0.5, np.float32)
+    unsure[0, 3, 3] = np.nan
+
+    with pytest.raises(CaseError, match="not finite"):
+        list(observations(ONE, [(case_of(mask), unsure)]))
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [(0, 0, 0), (1, 11, 9)])
+def test_one_score_that_is_not_finite_is_enough_to_refuse_a_case(wrong: float, at: tuple[int, ...]) -> None:
+    scores = np.random.default_rng(1).random((2, 12, 10), np.float32)
+    scores[at] = wrong
+
+    with pytest.raises(CaseError, match="not finite"):
+        ONE.observe(scores, case_of(np.zeros((12, 10))))

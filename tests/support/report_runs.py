@@ -102,6 +102,17 @@ def block(gain: float = 0.0, half: float = 0.019) -> dict[str, Any]:
     return {"pooled": pooled, "sites": sites, "macro": macro, "worst": worst, "undetermined": {}}
 
 
+def differences() -> tuple[dict[str, Any], ...]:
+    """The federation minus pooled training, and a pair that could not be compared."""
+    lost = {name: interval(value, 0.006, 52) for name, value in {"dice": -0.011, "hd95": 0.09, "nsd": -0.004}.items()}
+    named = {"second": "federation", "patients": "test"}
+    reason = "3 of 20 groups hold other patients: 52 in all on the first side, 47 on the second"
+    return (
+        {**named, "first": "central", "metrics": lost, "reason": ""},
+        {**named, "first": "federation", "second": "personalised", "metrics": {}, "reason": reason},
+    )
+
+
 def attendance() -> tuple[Participation, ...]:
     """Forty rounds: ``stare`` misses rounds 12 to 14 and ``hrf`` round 27."""
     late = {at: {"stare": "deadline"} for at in (12, 13, 14)} | {27: {"hrf": "unreachable"}}
@@ -126,6 +137,8 @@ def results(plan_text: str = PLAN_TEXT) -> Results:
         final=block(),
         personalised=block(0.021, 0.017),
         baselines={"local": local, "central": overlap(0.8021, 0.018, 52)},
+        checks={"data": [], "findings": []},
+        differences=differences(),
         privacy={site: {"unit": "none"} for site in SITES},
         participation=attendance(),
         data={
@@ -149,7 +162,8 @@ def sums_only_results() -> Results:
     """Results under ``SUMS_ONLY``: nothing by site, no baselines, no personalised models, an undetermined metric."""
     pooled = block()["pooled"] | {"nsd": {"value": None, "low": None, "high": None, "n_patients": 52}}
     final: Mapping[str, Any] = {"pooled": pooled, "sites": {}, "macro": {}, "worst": {}, "undetermined": {}}
-    return replace(results(SUMS_ONLY), final=final, personalised=None, baselines={}, data={}, privacy={})
+    bare = replace(results(SUMS_ONLY), final=final, personalised=None, baselines={}, data={}, privacy={})
+    return replace(bare, checks={}, differences=())
 
 
 def records(by_site: Mapping[str, float]) -> list[RoundRecord]:

@@ -1,0 +1,135 @@
+"""What people read before they approve a plan, in plain words: what is trained, leaves, is paid, and with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from client.commands.approve import Cost, Offer
+from client.governance.approvals import Listed
+from client.governance.rules import releases
+from client.terminal import listing
+from shared.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_RELEASES = {
+    "dp": "counts about validation and test patients, with noise",
+    "sum": "exact counts about validation and test patients, meant to be added up over sites",
+    "site": "exact counts about validation and test patients of this site alone",
+}
+
+
+def shown(offer: Offer, served: int) -> Iterator[RenderableType]:
+    """An offer for people; ``served`` is how many runs of the plan were served before."""
+    plan = offer.plan
+    yield f"plan {plan.plan.name}, {plan.digest()}\nsigned by the lead of {offer.pinned.federation}, {_lead(offer)}"
+    yield listing(("", "what you would let happen"), list(_rows(offer, served)))
+
+
+def document(offer: Offer, served: int) -> dict[str, object]:
+    """The same for programs."""
+    plan = offer.plan
+    return {
+        "plan": {"name": plan.plan.name, "digest": plan.digest(), "task": plan.plan.task, "rounds": plan.plan.rounds},
+        "network": {"name": plan.model.name, "parameters": offer.parameters},
+        "dataset": offer.wanted.dataset,
+        "cohort": offer.cohort,
+        "patients": dict(offer.patients),
+        "runs": offer.wanted.runs,
+        "runs_before": served,
+        "leaves": {
+            "updates": plan.plan.rounds,
+            "bits": bits(plan),
+            "bytes": _update_bytes(offer),
+            "release": _how(plan),
+            "measurements": releases(plan),
+        },
+        "cost": asdict(offer.cost) if offer.cost else None,
+        "federation": offer.pinned.federation,
+        "sites": list(_active(offer)),
+    }
+
+
+def listed(found: Sequence[Listed]) -> Iterator[RenderableType]:
+    """All approvals for people."""
+    if not found:
+        yield "Nothing was approved at this site yet."
+        return
+    header = ("plan", "digest", "data set", "cohort", "runs", "state", "by", "when")
+    yield listing(header, [_row(one) for one in found])
+
+
+def listed_document(found: Sequence[Listed]) -> list[dict[str, object]]:
+    """The same for programs."""
+    return [asdict(one) for one in found]
+
+
+def bits(plan: Plan) -> int:
+    """Of each number of an update."""
+    return plan.aggregation.fixed_point.bits
+
+
+def _row(one: Listed) -> tuple[str, ...]:
+    runs = f"{one.served} of {one.runs}"
+    return (one.name, one.digest[:12], one.dataset, one.cohort[:12], runs, one.state, one.by, one.at)
+
+
+def _rows(offer: Offer, served: int) -> Iterator[tuple[str, str]]:
+    plan, patients = offer.plan, offer.patients
+    yield "trains", f"a {plan.model.name} network for {plan.plan.task}, {offer.parameters:,} parameters"
+    yield "for", f"{plan.plan.rounds} rounds of {plan.training.steps} steps, in {_number(offer.wanted.runs, 'run')}"
+    if served:
+        yield "before", f"{_number(served, 'run')} of this plan asked here already"
+    yield "on", f"{_number(patients['train'], 'patient')} of {offer.wanted.dataset}, cohort {offer.cohort[:12]}"
+    yield (
+        "measures on",
+        f"{_number(patients['validation'], 'patient')} for validation, {_number(patients['test'], 'patient')} to test",
+    )
+    yield (
+        "leaves",
+        f"each round an update: {offer.parameters:,} numbers of {bits(plan)} bits, {_size(_update_bytes(offer))}"
+        + (", with noise" if offer.cost else ", exact"),
+    )
+    yield "leaves", f"{_number(releases(plan), 'time')} in each run: {_RELEASES[_how(plan)]}"
+    yield from (("costs", sentence) for sentence in (_costs(offer.cost) if offer.cost else _NO_PROTECTION))
+    yield "takes part", f"{_number(len(_active(offer)), 'site')}: {', '.join(_active(offer))}"
+
+
+_NO_PROTECTION = (
+    "NO PROTECTION: what leaves may show who was trained on, and parts of their images can be reconstructed from it",
+    "nothing in the ledger, and nothing can be taken back",
+)
+
+
+def _costs(found: Cost) -> Iterator[str]:
+    yield f"a patient pays at most epsilon {found.plan:.4g} at delta {found.delta:g} for all of it"
+    yield f"who has paid most has paid {found.before:.4g} so far, and {found.after:.4g} of {found.cap:g} afterwards"
+    rounds = _number(found.rounds_left, "more round")
+    yield f"{found.cap - found.after:.4g} would be left, enough for {rounds} like these"
+
+
+def _update_bytes(offer: Offer) -> int:
+    return offer.parameters * bits(offer.plan) // 8
+
+
+def _how(plan: Plan) -> str:
+    return plan.evaluation.release
+
+
+def _lead(offer: Offer) -> str:
+    return offer.pinned.lead.fingerprint()
+
+
+def _active(offer: Offer) -> list[str]:
+    return [one.site for one in offer.pinned.roster.sites if one.state == "active"]
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" + "s" * (count != 1)

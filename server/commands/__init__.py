@@ -1,0 +1,1 @@
+"""What the commands of ``consilium-server`` do, apart from reading their words."""

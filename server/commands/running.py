@@ -1,0 +1,121 @@
+"""``consilium-server run``, ``resume`` and ``stop``: a run from its order to its report, followed while it lasts.
+
+Promises
+- A run goes on when nobody looks: whoever follows it may stop following.
+- Where its process was killed it is started again from its journal, ``ATTEMPTS`` times; where it ended by a decision
+  (too few sites, a plan that cannot be kept) it is not, and the reason is shown.
+- Of one run at most one process coordinates: the journal is locked, and a run that goes on is not started twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.app import RUN
+from server.deployed.live import Live, read_live
+from server.deployed.run_folder import RunFolder
+from server.federation_folder import FederationFolder
+from server.link.control import Control, FlowerRun
+from server.link.places import LinkFolder
+from shared.errors import RunError
+
+ATTEMPTS = 5
+_POLL_S = 0.5
+_OVER = "finished"
+
+
+@dataclass(frozen=True)
+class Followed:
+    """How a run ended: what it said last, or None where it never said anything."""
+
+    live: Live | None
+    outcome: str
+    details: str
+
+    @property
+    def decided(self) -> bool:
+        """Whether it ended by its own word."""
+        return self.live is not None and self.live.state != "running"
+
+
+Look = Callable[[Live], None]
+
+
+def start(federation: FederationFolder, found: RunFolder) -> int:
+    """Let the run begin, or go on; returns Flower's number for it. Raises ``RunError`` where it goes on already."""
+    with _control(federation) as control:
+        for one in control.runs():
+            if one.config.get(RUN) == found.run and one.state != _OVER:
+                raise RunError(
+                    f"run {found.run[:12]} goes on already", hint="consilium-server status", code="run-goes-on"
+                )
+        return control.start_run({RUN: found.run})
+
+
+def follow(federation: FederationFolder, found: RunFolder, number: int, look: Look, clock: Callable[[], float]) -> Live:
+    """Watch a run until it ends, starting it again where its process was killed.
+
+    Raises:
+        RunError: it ended and did not finish.
+    """
+    began, attempts = clock(), 1
+    while True:
+        followed = _until_it_ends(federation, found.path, number, began, look)
+        if followed.decided or attempts == ATTEMPTS or followed.outcome == "stopped":
+            return _finished(followed, found.run)
+        attempts, began, number = attempts + 1, clock(), start(federation, found)
+
+
+def stop(federation: FederationFolder, run: str) -> None:
+    """End the process of a run; it can be resumed. Raises ``RunError`` where it does not go on."""
+    with _control(federation) as control:
+        for one in control.runs():
+            if one.config.get(RUN) == run and one.state != _OVER:
+                control.stop_run(one.number)
+                return
+    raise RunError(f"run {run[:12]} does not go on", hint="consilium-server runs", code="run-over")
+
+
+def _until_it_ends(federation: FederationFolder, folder: Path, number: int, began: float, look: Look) -> Followed:
+    seen: Live | None = None
+    while True:
+        state = _state(federation, number)
+        live = read_live(folder)
+        # What was written before this attempt is the last one's word.
+        fresh = live if live is not None and live.updated >= began else None
+        if fresh is not None and fresh != seen:
+            look(fresh)
+            seen = fresh
+        if state is not None and state.state == _OVER:
+            return Followed(fresh, state.outcome, state.details)
+        time.sleep(_POLL_S)
+
+
+def _state(federation: FederationFolder, number: int) -> FlowerRun | None:
+    """How Flower sees the run; None while the gateway is being started again."""
+    try:
+        with _control(federation) as control:
+            return control.run(number)
+    except RunError as error:
+        if error.code == "no-run":
+            raise
+        return None
+
+
+def _finished(followed: Followed, run: str) -> Live:
+    live = followed.live
+    if live is not None and live.state == "finished":
+        return live
+    hint = (live.hint if live else "") or f"consilium-server resume {run[:12]} goes on from the last finished round"
+    said = live.sentence if live and live.sentence else f"its process ended ({followed.outcome or 'killed'})"
+    raise RunError(f"run {run[:12]} did not finish: {said}", hint=hint, code="run-ended")
+
+
+@contextmanager
+def _control(federation: FederationFolder) -> Iterator[Control]:
+    with Control.of(LinkFolder(federation.path)) as control:
+        yield control
