@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from coverage_drawing import METRICS, SETTINGS, Counts, Setting, draw, metrics_of
+from coverage_drawing import FINE, METRICS, SETTINGS, Counts, Setting, draw, metrics_of
 from numpy.typing import NDArray
 
 from shared.evaluation.intervals import Replicates, bounds
@@ -43,10 +43,12 @@ class Found:
 def replicates_of(counts: Counts) -> dict[str, Replicates]:
     """Metrics of (F, groups) counts as ``intervals.replicates`` has them for one set."""
     total = {name: of.sum(axis=1) for name, of in counts.items()}
-    without = metrics_of({name: total[name][:, None] - of for name, of in counts.items()})
-    alone = metrics_of(counts)
+    grouped = {name: of for name, of in counts.items() if not name.startswith(FINE)}
+    without = metrics_of({name: total[name][:, None] - of for name, of in grouped.items()})
+    alone, together = metrics_of(grouped), metrics_of({name: total[name] for name in grouped})
     return {
-        name: Replicates(value, without[name], np.isfinite(alone[name])) for name, value in metrics_of(total).items()
+        name: Replicates(value, without[name] + (value - together[name])[..., None], np.isfinite(alone[name]))
+        for name, value in metrics_of(total).items()
     }
 
 

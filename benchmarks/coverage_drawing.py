@@ -34,6 +34,11 @@ METRICS: dict[str, tuple[float, float]] = {
 }
 """Limits of each metric of the study."""
 
+FINE = "fine "
+"""Begins the names of what is counted over all groups at once, shape (federations, 1, BINS)."""
+
+_COARSE = 64
+"""Bins by group, as for two classes; each holds as many of the fine ones."""
 _SHARED = 0.8
 """Correlation of what two models make of one patient, and of one image."""
 
@@ -109,9 +114,10 @@ def draw(setting: Setting, federations: int, rng: np.random.Generator) -> tuple[
 def metrics_of(counts: Counts) -> dict[str, Array]:
     """The study's metrics of counts with any leading axes."""
     positives, negatives = counts["positives"], counts["negatives"]
+    ranked = counts.get(f"{FINE}positives", positives), counts.get(f"{FINE}negatives", negatives)
     return {
-        "AUROC": auroc(positives, negatives),
-        "AP": average_precision(positives, negatives),
+        "AUROC": auroc(*ranked),
+        "AP": average_precision(*ranked),
         "accuracy": ratio(counts["right"], counts["cases"]),
         "sensitivity": ratio(counts["hits"], positives.sum(axis=-1)),
         "Brier": ratio(counts["brier"], counts["cases"]),
@@ -166,7 +172,8 @@ def _measured(
 def _counted(measured: Mapping[str, Array], cells: NDArray[np.int_], federations: int) -> Counts:
     """Sums over the images of each group, shape (federations, groups, ...)."""
     shape, sick = (federations, GROUPS), measured["sick"] == 1
-    bins = cells * BINS + np.searchsorted(EDGES[1:-1], measured["score"], side="right")
+    which = np.searchsorted(EDGES[1:-1], measured["score"], side="right")
+    bins, fine = cells * _COARSE + which // (BINS // _COARSE), cells // GROUPS * BINS + which
     counts: dict[str, NDArray[np.generic]] = {
         name: np.bincount(cells, of, federations * GROUPS).reshape(shape)
         for name, of in measured.items()
@@ -174,5 +181,6 @@ def _counted(measured: Mapping[str, Array], cells: NDArray[np.int_], federations
     }
     counts["cases"] = np.bincount(cells, minlength=federations * GROUPS).reshape(shape)
     for name, these in (("positives", sick), ("negatives", ~sick)):
-        counts[name] = np.bincount(bins[these], minlength=federations * GROUPS * BINS).reshape(*shape, BINS)
+        counts[name] = np.bincount(bins[these], minlength=federations * GROUPS * _COARSE).reshape(*shape, _COARSE)
+        counts[FINE + name] = np.bincount(fine[these], minlength=federations * BINS).reshape(federations, 1, BINS)
     return counts

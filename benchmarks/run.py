@@ -22,6 +22,7 @@ from typing import Any
 
 import archive
 import cohort
+import evaluation
 import figures
 import ingest
 import private_step
@@ -47,6 +48,7 @@ SECTIONS = {
     "archive": archive.archive,
     "cohort": cohort.cohort,
     "private": private_step.private,
+    "evaluation": evaluation.evaluation,
     "start-up": figures.start_up,
 }
 PAGE = HERE.parent / "docs" / "performance.md"

@@ -6,6 +6,7 @@ Promises
 - Every failure that Consilium knows becomes a ``Refusal`` with a stable code, so that one site's trouble is one missing
   update and not the end of a run. The sentence carries no patient data (shared.errors).
 - A reply depends on the request, the site's frozen data and the plan's seed alone: asking twice gives the same bytes.
+- Where a plan asks for explanations, what may leave of them goes with the statistics of test patients, once.
 - Personal weights are written at the site and never sent.
 - Under ``[privacy] unit = "patient"`` updates are made, and paid for, by ``client.protected``, and a refusal that
   depends on the site's cases says its code and no more. A site that cannot pay, or whose self-test fails, refuses to
@@ -29,13 +30,15 @@ from client.protected import Guard, Protected
 from client.training import local
 from client.training.batches import TrainingData
 from client.training.device import release
+from client.training.explained import explained
 from client.training.inference import recalibrated, scores, told
 from client.workbench import Workbench
 from shared import checkpoint
 from shared.arrays import read_vector
 from shared.errors import CaseError, ConsiliumError, ProtocolError, SiteDataError
 from shared.evaluation.additive import in_units
-from shared.evaluation.subgroups import layout
+from shared.evaluation.explanations import Leaving, explaining
+from shared.evaluation.subgroups import Layout, layout
 from shared.messages import (
     PROTOCOL,
     Envelope,
@@ -159,8 +162,16 @@ class Site:
         return replace(update, loss_sum=loss_sum, steps=trained.steps, seconds=seconds)
 
     def _evaluate(self, request: Evaluate) -> Measured:
-        self.workbench.load(request.weights)
-        return self._measure(request.split)
+        bench = self.workbench
+        model = bench.load(request.weights)
+        measured = self._measure(request.split)
+        if request.split != "test" or bench.plan.evaluation.explain == "none":
+            return measured
+        began = time.perf_counter()
+        looked = explained(model, self.data.test, bench.task, bench.plan, bench.device).flat()
+        digest = Leaving(self._layout(request.split), explaining(bench.plan)).digest()
+        seconds = measured.seconds + time.perf_counter() - began
+        return Measured(np.concatenate([measured.counts, looked]), digest, seconds)
 
     def _personalise(self, request: Personalise) -> Measured:
         assignment = local.personal_assignment(self.workbench.plan)
@@ -184,9 +195,13 @@ class Site:
     def _measure(self, split: Split) -> Measured:
         began = time.perf_counter()
         bench = self.workbench
-        leaving = layout(bench.task.schema, bench.plan, split)
-        found = told(leaving, self.scored(split), bench.task)
-        return Measured(found.flat(), leaving.schema.digest(), time.perf_counter() - began)
+        sent = self._layout(split)
+        found = told(sent, self.scored(split), bench.task)
+        return Measured(found.flat(), sent.schema.digest(), time.perf_counter() - began)
+
+    def _layout(self, split: Split) -> Layout:
+        bench = self.workbench
+        return layout(bench.task.schema, bench.plan, split, bench.task.by_level)
 
     def scored(self, split: Split) -> Iterator[tuple[Case, NDArray[np.float32]]]:
         """The cases of ``split`` with the scores of the model that is loaded, as the plan measures them."""

@@ -23,6 +23,7 @@ import torch
 from client.data.progress import Progress, silent
 from client.training import canary, engines, self_test
 from client.training import device as devices
+from client.training.explain import explainer
 from client.training.per_patient import Network, PatientGradients
 from shared import admission, models, tasks
 from shared.arrays import ParameterSchema, read_vector, schema_of, write_vector
@@ -68,6 +69,9 @@ class Workbench:
         device = devices.choose(plan.training.device)
         devices.check_capacity(model, device)
         model.to(device, memory_format=devices.memory_format(device, plan.dimensions))  # type: ignore[call-overload]
+        if plan.evaluation.explain != "none":
+            # Not after the last round: a network that cannot be explained would cost its test results.
+            explainer(model, plan, device, plan.evaluation.explain)
         return cls(plan, task, model, device, schema_of(model))
 
     def initial_weights(self) -> Vector:

@@ -4,7 +4,7 @@ Promises
 - ``take`` either counts a reply or raises a ``ConsiliumError`` and has changed nothing; its code goes into the journal.
 - A ``Refusal`` never counts; an answer to another question never counts.
 - Sums are exact and streaming. A single site's statistics are kept only where the plan releases them, and do not count
-  where they hold a subgroup that the site must withhold.
+  where they hold a subgroup, or explanations, that the site must withhold.
 - Statistics that sites gave noise are only ever summed, and how much noise the sum holds is counted with it.
 """
 
@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
 from server.aggregation.exact import CountSum, ExactSum, Total
+from server.site_curves import site_curves
 from shared.errors import ConsiliumError, ProtocolError, UpdateRejected
 from shared.evaluation.additive import Statistics
 from shared.evaluation.curves import curves
 from shared.evaluation.design import PrivateSchema
 from shared.evaluation.estimates import Noised, estimates_block
+from shared.evaluation.explanations import Explained, Explaining, Leaving, Measuring, explaining, explanations_block
 from shared.evaluation.operating_point import chosen_block, measured_block
 from shared.evaluation.subgroup_metrics import subgroups_block
-from shared.evaluation.subgroups import Layout, Sent, layout, require_told, whole
+from shared.evaluation.subgroups import Layout, Sent, layout, whole
 from shared.evaluation.summary import final_block, summarise
 from shared.fingerprint import Fingerprint, differences
 from shared.messages import Measured, Refusal, Reply, Update, Welcome
@@ -102,11 +104,13 @@ class Measurement:
         pooled: of all patients of all sites.
         sites: of all patients of each site.
         sent: all that sites sent, by subgroup as well; None where it held noise.
+        explained: where the model looks; None where the plan does not ask.
     """
 
     pooled: Statistics | Noised
     sites: Mapping[str, Statistics] = field(default_factory=dict)
     sent: Sent | None = None
+    explained: Explained | None = None
 
     def block(self, task: Task) -> dict[str, object]:
         """As results.json holds it, without what only the final model is measured by."""
@@ -130,35 +134,46 @@ class Measurement:
         block = self.block(task)
         if isinstance(self.pooled, Statistics) and (drawn := curves(task, self.pooled)):
             block["curves"] = drawn
+            if by_site := site_curves(task, self.sites):
+                block["site_curves"] = by_site
         if thresholds is not None and isinstance(self.pooled, Statistics):
             block["operating_point"] = measured_block(task, thresholds, self.pooled, self.sites)
         if self.sent is not None and self.sent.layout.columns:
             block["subgroups"] = subgroups_block(task, self.sent)
+        if self.explained is not None:
+            block["explanations"] = explanations_block(self.explained)
         return block
 
 
 class Measurements:
     """Takes ``Measured``: adds up statistics, and keeps each site's where ``layout.release`` allows it."""
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._sum = CountSum(layout.schema.digest(), layout.schema.length)
-        self._sites: dict[str, Statistics] = {}
+    def __init__(self, layout: Layout, explaining: Explaining | None = None) -> None:
+        self._leaving = Leaving(layout, explaining)
+        self._sum = CountSum(self._leaving.digest(), self._leaving.length)
+        self._sites: dict[str, tuple[Statistics, Statistics | None]] = {}
 
     def take(self, site: str, reply: Reply) -> None:
         """Add the statistics of ``site``."""
-        measured, schema = _expect(reply, Measured), self._layout.schema
-        if self._layout.columns and measured.schema == schema.digest():
-            require_told(self._layout, Statistics.from_flat(schema, measured.counts))
+        measured = _expect(reply, Measured)
+        if measured.schema == self._leaving.digest():
+            self._leaving.require_told(measured.counts)
         self._sum.add(measured)
-        if self._layout.release == "site":
-            self._sites[site] = Statistics.from_flat(schema, measured.counts)
+        if self._leaving.measured.release == "site":
+            self._sites[site] = self._leaving.parts(measured.counts)
 
     def result(self) -> Measurement:
         """What was measured by all sites that answered."""
-        sent = Sent(self._layout, Statistics.from_flat(self._layout.schema, self._sum.total()), dict(self._sites))
-        by_site = {site: whole(self._layout, of) for site, of in sent.sites.items()}
-        return Measurement(whole(self._layout, sent.pooled), by_site, sent)
+        layout, (pooled, looked) = self._leaving.measured, self._leaving.parts(self._sum.total())
+        sent = Sent(layout, pooled, {site: of for site, (of, _) in self._sites.items()})
+        by_site = {site: whole(layout, of) for site, of in sent.sites.items()}
+        return Measurement(whole(layout, pooled), by_site, sent, self._explained(looked))
+
+    def _explained(self, pooled: Statistics | None) -> Explained | None:
+        if pooled is None or self._leaving.explaining is None:
+            return None
+        by_site = {site: of for site, (_, of) in self._sites.items() if of is not None}
+        return Explained(self._leaving.explaining, pooled, by_site)
 
 
 class NoisedMeasurements:
@@ -180,10 +195,12 @@ class NoisedMeasurements:
         return Measurement(Noised(self._schema, self._sum.total(), noise_std))
 
 
-def measurements(task: Task, plan: Plan, split: Literal["validation", "test"]) -> Measurements | NoisedMeasurements:
-    """The intake for what ``plan`` releases of ``split``; raises ``PlanError`` where the task cannot be so measured."""
+def measurements(task: Task, plan: Plan, kind: Measuring) -> Measurements | NoisedMeasurements:
+    """The intake for what ``plan`` releases of a model; raises ``PlanError`` where the task cannot be so measured."""
+    split: Literal["validation", "test"] = "validation" if kind == "validation" else "test"
     if plan.evaluation.release != "dp":
-        return Measurements(layout(task.schema, plan, split))
+        sent = layout(task.schema, plan, split, task.by_level)
+        return Measurements(sent, explaining(plan) if kind == "final" else None)
     return NoisedMeasurements(private_measures(task).schema, statistics_terms(plan, split).noise_multiplier)
 
 

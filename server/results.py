@@ -3,6 +3,8 @@
 Promises
 - The same run writes the same bytes: keys are sorted, rows are sorted, and whatever depends on the clock sits under
   ``timing``. A number that is not finite is written as null: undetermined, never zero.
+- ``results.json`` stays small enough to read and to send (``server.concise``): of models beside the final one it holds
+  the main metrics, and ``details.json`` beside it all of them.
 - A file is either the whole old one or the whole new one, on disk before the call returns. Only ``rounds.jsonl`` grows,
   by one fsynced line a round; ``keep_rounds`` cuts it back to what the journal knows before a run resumes.
 - In ``data`` a count below ``FLOOR`` patients or cases is written as ``SUPPRESSED``; it cannot be forgotten, because
@@ -24,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.concise import concise, laid_out
 from shared.durable import SHARED, replace_file
 from shared.errors import RunError
 
@@ -31,11 +34,15 @@ FORMAT = "consilium-results-1"
 FLOOR = 3
 SUPPRESSED = f"<{FLOOR}"
 RESULTS, ROUNDS, PREDICTIONS, PLAN = "results.json", "rounds.jsonl", "predictions.csv", "plan.toml"
+DETAILS = "details.json"
+
+_OPTIONAL = {"personalised", "baselines", "checks", "differences"}
+_DETAILED = ("personalised", "baselines", "differences")
 
 Block = Mapping[str, Any]
 """Metrics of one model on one set of patients: ``pooled``, and where released ``sites``, ``macro`` and ``worst``.
 
-``Results.final`` may also hold ``subgroups`` and ``curves``.
+``Results.final`` may also hold ``subgroups``, ``explanations`` and ``curves``.
 """
 Count = int | str
 """A number of cases or patients; ``SUPPRESSED`` where it was too small to tell."""
@@ -126,6 +133,8 @@ class Results:
         personalised: each site's own fine-tuned model on its own test patients, as a block.
         baselines: ``local`` (by site: trained there alone, measured on all test patients) and ``central`` (trained on
             all data in one room): metric -> number, or interval with ``value``, ``low``, ``high``, ``n_patients``.
+        checks: what tests of the sites' data found: ``data``, every check, and ``findings``, those that named a site.
+        differences: how models differ on the same patients, as ``server.differences`` has it.
         privacy: by site: ``unit`` and, where it is "patient", ``epsilon``, ``delta``, ``sigma``, ``q``, ``steps``, …
         participation: one entry a round.
         data: by site.
@@ -143,6 +152,8 @@ class Results:
     command: str = ""
     personalised: Block | None = None
     baselines: Mapping[str, Any] = field(default_factory=dict)
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    differences: tuple[Mapping[str, Any], ...] = ()
     privacy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     participation: tuple[Participation, ...] = ()
     data: Mapping[str, SiteData] = field(default_factory=dict)
@@ -178,7 +189,7 @@ def json_ready(value: object) -> Any:  # noqa: ANN401 - JSON is as deep as it is
 def results_document(results: Results) -> dict[str, Any]:
     """``results`` as ``results.json`` holds them; optional parts that are absent have no key."""
     fields = {name: getattr(results, name) for name in Results.__slots__}
-    optional = {name: value for name, value in fields.items() if value or name not in {"personalised", "baselines"}}
+    optional = {name: value for name, value in fields.items() if value or name not in _OPTIONAL}
     shown = optional | {
         "format": FORMAT,
         "timing": {name: getattr(results.timing, name) for name in Timing.__slots__},
@@ -191,12 +202,19 @@ def results_document(results: Results) -> dict[str, Any]:
 
 def write_results(folder: Path, results: Results) -> None:
     """Write ``results.json`` into the run folder."""
-    text = json.dumps(results_document(results), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    replace_file(folder / RESULTS, (text + "\n").encode(), SHARED)
+    replace_file(folder / RESULTS, laid_out(concise(results_document(results))).encode(), SHARED)
+
+
+def write_details(folder: Path, results: Results) -> None:
+    """Write ``details.json``: every metric of the models of which ``results.json`` holds the main ones."""
+    document = results_document(results)
+    said = {name: document[name] for name in _DETAILED if name in document}
+    text = laid_out({"format": FORMAT, "plan_digest": results.plan_digest, **said})
+    replace_file(folder / DETAILS, text.encode(), SHARED)
 
 
 def read_results(folder: Path) -> Results:
-    """Inverse of ``write_results``, but for what was suppressed.
+    """Inverse of ``write_results``, but for what was suppressed and what only ``details.json`` holds.
 
     Raises:
         RunError: the file is missing, not JSON, of another format, or lacks a key.
@@ -297,6 +315,7 @@ def _data_document(data: SiteData) -> dict[str, Any]:
 
 def _typed(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "differences": tuple(document.get("differences", ())),
         "timing": Timing(**document["timing"]),
         "lower_is_better": tuple(document["lower_is_better"]),
         "participation": tuple(_participation_from(entry) for entry in document["participation"]),

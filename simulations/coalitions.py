@@ -25,6 +25,7 @@ from server.coordinator import Coordinator, Setup
 from server.journal import Journal
 from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
 from shared.evaluation.additive import CASES, Statistics
+from shared.evaluation.intervals import replicates
 from shared.evaluation.summary import final_block, summarise
 from shared.messages import Vector
 from shared.plan import Plan, from_document
@@ -163,10 +164,10 @@ def federate(sites: Sites, members: tuple[SiteSpec, ...], initial: Vector) -> Ve
 def worth(task: Task, measured: Mapping[str, Statistics]) -> FloatArray:
     """Headline metric over all sites' patients, then without each group of them; higher is better."""
     pooled = sum(measured.values(), Statistics.zero(task.schema))
-    groups = np.flatnonzero(pooled.counts[CASES]).tolist()
-    counts = [pooled.total(), *(pooled.without_group(group) for group in groups)]
+    groups = np.flatnonzero(pooled.counts[CASES])
+    found = replicates(pooled, task.metrics)[task.headline]
     sign = -1.0 if task.headline in task.lower_is_better else 1.0
-    return np.array([sign * task.metrics(of)[task.headline] for of in counts])
+    return sign * np.append(found.value, found.left_out[groups])
 
 
 def contribution_block(found: Contributions, task: Task) -> dict[str, object]:

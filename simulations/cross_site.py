@@ -94,7 +94,13 @@ def cross_site_block(found: CrossSite, task: Task) -> dict[str, object]:
     return {
         "cross_site": _block(found.test, task),
         "cross_site_validation": _block(found.validation, task),
-        "data_checks": [asdict(check) for check in found.checks],
+    }
+
+
+def checks_block(found: CrossSite) -> dict[str, object]:
+    """As ``checks`` of results.json holds it."""
+    return {
+        "data": [asdict(check) for check in found.checks],
         "findings": [asdict(finding) for finding in found.findings],
     }
 

@@ -27,16 +27,19 @@ from client.data.source.tables import read_table
 from shared.errors import ScenarioError, SiteDataError
 from shared.plan import Plan
 from simulations import partition
+from simulations.faults import MANIFEST, Columns, Fault, plant
 from simulations.phantoms import write_hospitals
 from simulations.phantoms.hospitals import Hospital as PhantomHospital
 from simulations.phantoms.hospitals import PhantomFederation, hospitals, tiny_hospitals
+from simulations.phantoms.planted import planted
 from simulations.progress import Stages
 from simulations.scenario import Manifest, Phantoms, Scenario
 from simulations.workers import Pool, Sites
 
 HOSPITALS = "hospitals"
 """Folder of a run with synthetic hospitals as they were written."""
-MANIFEST = "manifest.csv"
+PLANTED = "planted"
+"""Folder of a run with real images into which the scenario planted a fault."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def find_hospitals(
     Args:
         scenario: what to simulate.
         data: folder with ``manifest.csv``; None for synthetic hospitals.
-        out: where synthetic hospitals are written.
+        out: where synthetic hospitals are written, and real images with a planted fault.
         pool: does the reading, hospitals side by side.
         stages: shows progress.
 
@@ -78,11 +81,11 @@ def find_hospitals(
     source = scenario.setting.source
     jobs: Mapping[str, tuple[object, ...]]
     if isinstance(source, Phantoms):
-        members = _phantoms(source, scenario.plan).hospitals
+        members = planted(_phantoms(source, scenario.plan), scenario.setting.fault).hospitals
         jobs = {hospital.name: (hospital, out / HOSPITALS) for hospital in members}
         found = _in_order(pool, _synthetic, jobs, "writing and reading DICOM", stages)
     else:
-        folder = _folder(data, scenario)
+        folder = _with_fault(_folder(data, scenario), out, scenario.setting.fault, source)
         jobs = {site: (site, source, folder) for site in _sites_of(folder, source)}
         found = _in_order(pool, _real, jobs, "reading the manifest", stages)
     if not found:
@@ -109,6 +112,18 @@ def _folder(data: Path | None, scenario: Scenario) -> Path:
     if not (data / MANIFEST).is_file():
         raise ScenarioError(f"{data} holds no {MANIFEST}", hint=f"--data names the folder that {MANIFEST} lies in")
     return data
+
+
+def _with_fault(folder: Path, out: Path, fault: Fault | None, source: Manifest) -> Path:
+    """The images with ``fault`` in them, unless they are there: a folder gets its name when it is whole."""
+    if fault is None:
+        return folder
+    if not (out / PLANTED).exists():
+        unfinished = out / f".{PLANTED}-unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        columns = Columns(source.patient_columns, source.drop_labels)
+        plant(folder, unfinished, fault, columns).replace(out / PLANTED)
+    return out / PLANTED
 
 
 def _phantoms(source: Phantoms, plan: Plan) -> PhantomFederation:

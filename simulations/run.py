@@ -26,8 +26,17 @@ from server import results as contract
 from server.coordinator import Coordinator, Outcome, Setup, Watch
 from server.intake import Measurement
 from server.journal import Journal
+from server.report.document import PDF, write_pdf
 from server.report.page import REPORT, write_report
-from server.results import Prediction, Results, RoundRecord, Timing, write_predictions, write_results
+from server.results import (
+    Prediction,
+    Results,
+    RoundRecord,
+    Timing,
+    write_details,
+    write_predictions,
+    write_results,
+)
 from server.rounds import Event, Kind, Phase, State
 from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
 from shared.durable import SHARED, replace_file
@@ -35,12 +44,12 @@ from shared.errors import ScenarioError
 from shared.messages import Vector
 from shared.plan import Plan
 from shared.plan_errors import suggest
-from simulations.analyses import Wanted, analyse
+from simulations.analyses import Analysed, Wanted, analyse
 from simulations.coalitions import Budget
 from simulations.cohorts import Frozen, forget, freeze_cohorts, prepare_stores, remarks
 from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
-from simulations.federation import HOSPITALS, find_hospitals, require_source
+from simulations.federation import HOSPITALS, PLANTED, find_hospitals, require_source
 from simulations.progress import Advance, Stages
 from simulations.protection import NoiseKind, require_terms, spent
 from simulations.scenario import Phantoms, Scenario
@@ -48,8 +57,8 @@ from simulations.workers import OWN, SITES_DATA, Pool, Sites, SiteSpec, default_
 
 JOURNAL = "journal.sqlite"
 DOCTOR_PAGE = "doctor.html"
-_FOLDERS = (CHECKPOINTS, SERVER_STATE, HOSPITALS, SITES_DATA, OWN)
-_FILES = (contract.PLAN, contract.RESULTS, contract.ROUNDS, contract.PREDICTIONS, REPORT)
+_FOLDERS = (CHECKPOINTS, SERVER_STATE, HOSPITALS, PLANTED, SITES_DATA, OWN)
+_FILES = (contract.PLAN, contract.RESULTS, contract.DETAILS, contract.ROUNDS, contract.PREDICTIONS, REPORT, PDF)
 _PACKAGES = ("consilium", "flwr", "torch", "monai", "numpy")
 
 
@@ -225,10 +234,17 @@ def _report(running: _Running, outcome: Outcome, began: float, overhead: float |
     if order.save_predictions:
         write_predictions(order.out / contract.PREDICTIONS, _predictions(outcome.weights, pool, taking_part))
     timing = Timing(time.perf_counter() - began, outcome.training_s, overhead)
-    write_results(order.out, _results(running, outcome, compared, timing))
+    results = _results(running, outcome, compared, timing)
+    write_details(order.out, results)
+    write_results(order.out, results)
     setting = running.scenario.setting
     synthetic = isinstance(setting.source, Phantoms) and setting.overlays == "synthetic"
-    write_report(order.out, phantom_examples(pool.sites, taking_part, outcome.weights) if synthetic else ())
+    pictures = phantom_examples(pool.sites, taking_part, outcome.weights) if synthetic else ()
+    with running.stages.stage("writing the report", 2) as advance:
+        write_report(order.out, pictures)
+        advance(REPORT)
+        write_pdf(order.out, pictures)
+        advance(PDF)
 
 
 def _predictions(weights: Vector, pool: Pool, specs: tuple[SiteSpec, ...]) -> Iterator[Prediction]:
@@ -244,7 +260,7 @@ def _predict(sites: Sites, spec: SiteSpec, weights: Vector) -> list[Prediction]:
     return [Prediction(spec.name, case.patient, case.case_id, values, dict(case.subgroups)) for case, values in found]
 
 
-def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object], timing: Timing) -> Results:
+def _results(running: _Running, outcome: Outcome, compared: Analysed, timing: Timing) -> Results:
     plan, sites, specs = running.scenario.plan, running.pool.sites, running.specs
     records = contract.read_rounds(running.order.out / contract.ROUNDS)
     return Results(
@@ -259,7 +275,9 @@ def _results(running: _Running, outcome: Outcome, compared: Mapping[str, object]
         checkpoint=outcome.checkpoint,
         command=running.order.command,
         personalised=_block(outcome.personalised, sites) if outcome.personalised else None,
-        baselines=compared,
+        baselines=compared.baselines,
+        checks=compared.checks,
+        differences=(*compared.differences, *outcome.differences(sites.workbench.task)),
         privacy={spec.name: spent(spec.name, spec.data, sites.cohort(spec), plan, sites.noise) for spec in specs},
         participation=tuple(record.participation for record in records),
         data={spec.name: _site_data(sites, spec, running.cohorts[spec.name]) for spec in specs},

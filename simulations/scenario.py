@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from shared.errors import PlanError, ScenarioError
 from shared.plan import Plan, from_document
 from shared.plan_errors import describe, suggest
+from simulations.faults import Fault
 
 BUILT_IN = Path(__file__).parent / "scenarios"
 
@@ -62,6 +63,8 @@ class Setting(_Table):
     """Whether ``run`` also trains each site alone and all data pooled; ``baselines`` always does."""
     cross_site: bool = False
     """Whether ``run`` also measures each site's own model at every site, and tests the sites' data with them."""
+    fault: Fault | None = None
+    """What is planted into one hospital before anything is read, to see whether it is found."""
     overlays: Literal["never", "synthetic"] = "synthetic"
     doctor_pages: bool = False
     """Whether each site's data doctor also writes its report, with thumbnails, as it would at a hospital."""

@@ -5,7 +5,8 @@ Promises
   sentence with the key, the value and a suggestion.
 - Every key has a default, and the default is the careful choice: a site without ``policy.toml`` has a policy.
 - ``template`` is a file that explains every key and says nothing but the defaults.
-- A policy only takes away. What it permits, people at the site still have to approve, and the ledger has to afford.
+- A policy only takes away. What it permits, people at the site still have to approve, or let be approved up to an
+  epsilon of their choice, and the ledger has to afford.
 
 What follows for a plan is ``client.governance.judgement``'s; keeping the budget, with every event that was ever paid
 for, is ``client.governance.ledger``'s. docs/policy.md explains each key to those who answer for it.
@@ -77,6 +78,12 @@ class Who(_Table):
     leads: tuple[Annotated[str, Field(pattern=FINGERPRINT)], ...] = ()
 
 
+class Approval(_Table):
+    """``[approval]``: what may be approved without a person."""
+
+    auto_max_epsilon: NonNegative = 0.0
+
+
 class Policy(_Table):
     """The whole file. Build it with ``load`` or ``parse``; ``Policy()`` is what holds where there is no file."""
 
@@ -85,6 +92,7 @@ class Policy(_Table):
     statistics: Statistics = Statistics()
     hours: Hours = Hours()
     who: Who = Who()
+    approval: Approval = Approval()
 
 
 def cap(policy: Policy, per: Literal["cohort", "lifetime", "both"] = "both") -> Cap:
@@ -178,4 +186,9 @@ windows = []
 # Fingerprints of the keys of leads who may ask, eight groups of four digits each; [] is
 # the one lead that this site has enrolled with.
 leads = []
+
+[approval]
+# consilium-site approve --auto asks nobody where all runs of a plan cost a patient at
+# most this epsilon, and everything that leaves is noised; 0 permits that for no plan.
+auto_max_epsilon = 0.0
 """

@@ -3,8 +3,6 @@
 Promises
 - A map has the image's spatial shape, float32, from 0 to 1 (its largest value). Where nothing speaks for the class, or
   the network gives no number, it is 0 everywhere. It is a picture of a patient: show it at the site, never send it.
-- What may leave is ``summary``: sums as ``shared.evaluation.saliency`` defines them. They are exact, so a plan whose
-  statistics need noise (``evaluation.release = "dp"``) gets none.
 - The network is copied: its weights, gradients, frozen parts, mode and hooks stay as they were.
 
 What is explained is the *log-odds* of a class: the logit of a finding, and for exclusive classes the logit less the
@@ -33,7 +31,7 @@ Rules
   the norm in 92 to 100 %; occlusion in 83 % or more (``tests/client/test_training_explain.py``).
 - A map can look right and mean nothing. It must change when the weights are drawn anew (Adebayo et al., NeurIPS 2018).
 
-Left to others: showing maps; which statistics a policy lets out.
+Left to others: showing maps; which images are explained, and what may leave of it (``client.training.explained``).
 """
 
 from __future__ import annotations
@@ -51,13 +49,9 @@ from monai.visualize.class_activation_maps import GradCAM
 from torch import Tensor, nn
 
 from shared.errors import ModelError, PlanError
-from shared.evaluation import saliency
-from shared.evaluation.additive import Statistics, collect
-from shared.evaluation.intervals import Interval, with_intervals
 from shared.evaluation.saliency import Saliency
 from shared.plan import Plan
 from shared.preprocessing.image import Case
-from shared.tasks.classification import class_index, findings
 
 Method = Literal["grad-cam", "occlusion"]
 Explainer = Callable[[Case, int], Saliency]
@@ -96,33 +90,6 @@ def explainer(model: nn.Module, plan: Plan, device: torch.device, method: Method
 def explain(model: nn.Module, case: Case, index: int, plan: Plan, device: torch.device, method: Method) -> Saliency:
     """The map of one case and class, shape (*spatial); for many cases make one ``explainer``."""
     return explainer(model, plan, device, method)(case, index)
-
-
-def summary(model: nn.Module, cases: Sequence[Case], plan: Plan, device: torch.device, method: Method) -> Statistics:
-    """Additive statistics of the cases that have a lesion mask, each explained for the classes it is labelled with.
-
-    Raises:
-        PlanError: the task is no classification, or the plan's statistics must have noise.
-        CaseError: a case has no label, or one that the plan does not know.
-    """
-    if plan.evaluation.release == "dp":
-        raise PlanError(
-            'evaluation.release = "dp", and sums over explanations are exact',
-            hint="look at maps at the site; they cannot be pooled under this plan",
-        )
-    classes, explain_one = len(plan.data.classes), explainer(model, plan, device, method)
-    observed = (
-        (case.patient, saliency.observe({index: explain_one(case, index) for index in present}, mask, classes))
-        for case, mask, present in _shown(cases, plan)
-    )
-    return collect(saliency.schema(classes, method), observed)
-
-
-def summarised(statistics: Statistics, plan: Plan) -> dict[str, Interval]:
-    """Metrics with patient-level intervals, of one site's statistics or of the sum over sites."""
-    metrics = partial(saliency.metrics, classes=plan.data.classes)
-    names = metrics(Statistics.zero(statistics.schema).total())
-    return with_intervals(statistics, metrics, saliency.limits(names))
 
 
 def last_map(network: nn.Module, images: Tensor) -> str:
@@ -209,18 +176,3 @@ def _shares(found: Tensor) -> Saliency:
     values = found.float().cpu().numpy().astype(np.float32).clip(min=0)
     largest = values.max()
     return values / largest if 0 < largest < np.inf else np.zeros_like(values)
-
-
-def _shown(cases: Sequence[Case], plan: Plan) -> Iterator[tuple[Case, saliency.Mask, tuple[int, ...]]]:
-    """Cases with a lesion in their mask, and the classes they have."""
-    for case in cases:
-        present = _present(case, plan) if case.mask is not None and case.mask.any() else ()
-        if present and case.mask is not None:
-            yield case, case.mask, present
-
-
-def _present(case: Case, plan: Plan) -> tuple[int, ...]:
-    count = len(plan.data.classes)
-    if plan.data.labels == "exclusive":
-        return (class_index(case, count),)
-    return tuple(index for index, found in enumerate(findings(case, count)) if found)

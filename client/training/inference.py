@@ -23,7 +23,7 @@ from shared.evaluation.subgroups import Layout, told_by_site
 from shared.evaluation.subgroups import collect as collect_by_level
 from shared.plan import Plan
 from shared.preprocessing.image import Case
-from shared.tasks.task import Task
+from shared.tasks.task import Task, observations
 
 _VOXELS_AT_ONCE = 2**18
 """Voxels of input in one forward pass; bounds memory on a CPU and fills small images' batches."""
@@ -69,14 +69,13 @@ def statistics(
 ) -> Statistics:
     """Additive statistics of all ``cases``; zero statistics when there are none."""
     scored = scores(model, cases, task, plan, device)
-    observed = ((case.patient, task.observe(found, case)) for case, found in scored)
+    observed = ((case.patient, counted) for case, counted in observations(task, scored))
     return collect_patients(task.schema, observed, task.of_patient)
 
 
 def told(layout: Layout, scored: Iterable[tuple[Case, NDArray[np.float32]]], task: Task) -> Statistics:
     """What may leave a site of scored cases: in all and by subgroup, without levels that it must withhold."""
-    observed = ((case, task.observe(found, case)) for case, found in scored)
-    return told_by_site(layout, collect_by_level(layout, observed, task.of_patient))
+    return told_by_site(layout, collect_by_level(layout, observations(task, scored), task.of_patient))
 
 
 def predictions(

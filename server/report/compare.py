@@ -3,8 +3,9 @@
 Promises
 - Every run stands with its headline metric, interval, mean of sites and worst site; every key of the plan in which the
   runs differ is named, and no other.
-- Each run is compared with the first. Where both have predictions of the same cases, patients are paired
-  (``paired``); otherwise the interval treats the patients of the two runs as different ones, and says so.
+- Each run is compared with the first. Where both have predictions of the same cases, patients are paired one by one
+  (``paired``); where both keep statistics of the same test patients, by patient groups (``grouped``). Otherwise the
+  interval treats the patients of the two runs as different ones, and the reasons are given.
 
 The unpaired interval of a difference b - a comes from the two intervals alone (MOVER: Zou & Donner, Statistics in
 Medicine 2008;27:1693), which need not be symmetric::
@@ -25,12 +26,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from server.report.metrics import Measure, measure
-from server.report.paired import Difference, paired_difference
+from server.report.paired import Difference, Rows, paired_difference
 from server.report.run import Run, read_run
 from server.results import PREDICTIONS, json_ready, read_predictions
 from shared.errors import RunError
 
-Method = Literal["paired", "unpaired"]
+Method = Literal["paired", "paired by groups", "unpaired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,8 @@ def compare(runs: Sequence[Path]) -> Comparison:
     names = _names(runs)
     predictions = [read_predictions(folder / PREDICTIONS) for folder in runs]
     entries = tuple(_entry(name, run) for name, run in zip(names, read, strict=True))
-    others = range(1, len(runs))
-    contrasts = tuple(_contrast(metrics[0], (entries[0], entries[i]), (predictions[0], predictions[i])) for i in others)
+    sides = [_Side(*parts) for parts in zip(entries, runs, read, predictions, strict=True)]
+    contrasts = tuple(_contrast(metrics[0], sides[0], side) for side in sides[1:])
     return Comparison(metrics[0], entries, plan_differences(read), contrasts)
 
 
@@ -131,12 +132,32 @@ def _entry(name: str, run: Run) -> Entry:
     return Entry(name, run.pooled, macro, worst.get("site", ""), measure(worst.get("value")).value)
 
 
-def _contrast(metric: str, pair: tuple[Entry, Entry], predictions: tuple[Any, Any]) -> Contrast:
-    first, second = pair
-    found = paired_difference(metric, *predictions)
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of two runs that are compared."""
+
+    entry: Entry
+    folder: Path
+    run: Run
+    predictions: Rows
+
+
+def _contrast(metric: str, first: _Side, second: _Side) -> Contrast:
+    names = (first.entry.name, second.entry.name)
+    found = paired_difference(metric, first.predictions, second.predictions)
     if isinstance(found, Difference):
-        return Contrast(first.name, second.name, found, "paired")
-    return Contrast(first.name, second.name, unpaired_difference(first.pooled, second.pooled), "unpaired", found)
+        return Contrast(*names, found, "paired")
+    grouped = _grouped(metric, first, second)
+    if isinstance(grouped, Difference):
+        return Contrast(*names, grouped, "paired by groups")
+    unpaired = unpaired_difference(first.entry.pooled, second.entry.pooled)
+    return Contrast(*names, unpaired, "unpaired", f"{found}, and {grouped}")
+
+
+def _grouped(metric: str, first: _Side, second: _Side) -> Difference | str:
+    from server.report.grouped import Folder, grouped_difference  # noqa: PLC0415 - tasks take seconds to import
+
+    return grouped_difference(metric, Folder(first.folder, first.run), Folder(second.folder, second.run))
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

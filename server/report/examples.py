@@ -56,19 +56,29 @@ def picture(example: PhantomExample) -> str:
 
 
 def outline(mask: NDArray[np.integer]) -> str:
-    """SVG path around each class but 0, in pixels; pixel (row r, column c) covers (c, r) to (c + 1, r + 1)."""
+    """SVG path around each class but 0, in pixels, as ``polygons`` has them."""
+    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z" for line in polygons(mask))
+
+
+def polygons(mask: NDArray[np.integer]) -> list[NDArray[np.float64]]:
+    """Outlines (x, y) of each class but 0, shape (N, 2); pixel (row r, column c) covers (c, r) to (c + 1, r + 1)."""
     lines = []
     for index in np.unique(mask[mask > 0]):
         # The margin closes outlines at the image's border; its pixel and the half pixel to a centre shift by 0.5.
         field = np.pad((mask == index).astype(np.float64), 1)
         lines += [np.asarray(line) - 0.5 for line in contour_generator(z=field).lines(0.5)]
-    return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in line) + "Z" for line in lines)
+    return lines
 
 
-def _png(image: NDArray[np.generic]) -> str:
+def picture_of(image: NDArray[np.generic]) -> Picture.Image:
+    """The image in grey or colour, its smallest value black and its largest white."""
     values = image.astype(np.float64)
     low, high = values.min(), values.max()
     grey = np.zeros(values.shape) if high == low else (values - low) / (high - low)
+    return Picture.fromarray(np.round(grey * 255).astype(np.uint8))
+
+
+def _png(image: NDArray[np.generic]) -> str:
     file = io.BytesIO()
-    Picture.fromarray(np.round(grey * 255).astype(np.uint8)).save(file, format="PNG")
+    picture_of(image).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()

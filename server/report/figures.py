@@ -1,4 +1,4 @@
-"""The report's figures: numbers in, one inline SVG out.
+"""The report's figures of dots, lines and bars: numbers in, one drawing out, for the page and for paper.
 
 Promises
 - A figure shows only what is in its arguments and says the same in its text alternative.
@@ -37,7 +37,7 @@ _MARKERS: dict[Kind, dict[str, Any]] = {
     "central": {"marker": "D", "markersize": 7, "color": svg.INK},
     "local": {"marker": "o", "markersize": 7.5, "color": svg.MUTED, "markerfacecolor": svg.PAPER},
 }
-_DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 3)), (0, (9, 3)), (0, (1, 1)))
+DASHES = ((0, (5, 2)), (0, (2, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 3)), (0, (9, 3)), (0, (1, 1)))
 _PRESENT: dict[str, Any] = {"color": svg.ACCENT, "linewidth": 0}
 _MISSING: dict[str, Any] = {"facecolor": "none", "edgecolor": svg.ALERT, "hatch": "//////", "linewidth": 1}
 
@@ -61,7 +61,7 @@ class Line:
     highs: tuple[float, ...] = ()
 
 
-def dot_chart(name: str, metric: str, rows: Sequence[Row], reference: Measure | None = None) -> str:
+def dot_chart(name: str, metric: str, rows: Sequence[Row], reference: Measure | None = None) -> svg.Drawing:
     """Dots with 95 % intervals, one row under the other, and a dashed line at ``reference``."""
     row_px = ROW_PX + MARK_PX * (max((len(row.marks) for row in rows), default=1) - 1)
     frame = svg.Frame(height=row_px * len(rows) + 36, left=1, right=150, top=2, bottom=34)
@@ -77,10 +77,10 @@ def dot_chart(name: str, metric: str, rows: Sequence[Row], reference: Measure | 
         for position, row in enumerate(rows):
             _paint_row(axes, row_px * position, metric, row)
 
-    return svg.draw_svg(name, _rows_in_words(metric, rows), frame, paint)
+    return svg.Drawing(name, _rows_in_words(metric, rows), frame, paint)
 
 
-def line_chart(name: str, alt: str, lines: Sequence[Line]) -> str:
+def line_chart(name: str, alt: str, lines: Sequence[Line]) -> svg.Drawing:
     """Lines by round: the first stands out with its interval, the others are thin, dashed and named at their end."""
     others = lines[1:]
     names = [line.name for line in lines] if 0 < len(others) <= MOST_NAMED_LINES else []
@@ -88,26 +88,26 @@ def line_chart(name: str, alt: str, lines: Sequence[Line]) -> str:
 
     def paint(axes: Axes) -> None:
         axes.grid(axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel("round", color=svg.MUTED, fontsize=svg.SMALL)
         for position, line in enumerate(others):
             tone = svg.SERIES[position] if names else svg.MUTED
-            dashes = _DASHES[position] if names else "-"
+            dashes = DASHES[position] if names else "-"
             axes.plot(line.rounds, line.values, color=tone, linestyle=dashes, linewidth=1.4, alpha=1 if names else 0.35)
         _paint_main(axes, lines[0])
         if names:
             _name_ends(axes, lines, [svg.ACCENT, *svg.SERIES])
 
-    return svg.draw_svg(name, alt, frame, paint)
+    return svg.Drawing(name, alt, frame, paint)
 
 
-def attendance_chart(name: str, entries: Sequence[Participation]) -> str:
+def attendance_chart(name: str, entries: Sequence[Participation]) -> svg.Drawing:
     """One bar a site over the rounds: filled where its update is in the sum, hatched where it is missing."""
     sites = sorted({site for entry in entries for site in (*entry.participants, *entry.missing)})
     shown = sorted(sites, key=lambda site: (_attended(site, entries), site))[:MOST_NAMED_ROWS]
     shown.sort()
-    longest = max((len(_short(site)) for site in shown), default=0)
+    longest = max((len(shortened(site)) for site in shown), default=0)
     frame = svg.Frame(height=22 * len(shown) + 56, left=16 + 7.4 * longest, right=12, top=4, bottom=44)
 
     def paint(axes: Axes) -> None:
@@ -115,12 +115,12 @@ def attendance_chart(name: str, entries: Sequence[Participation]) -> str:
             _paint_attendance(axes, position, site, entries)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0.5, max((entry.round for entry in entries), default=1) + 0.5)
-        axes.set_yticks(range(len(shown)), [_short(site) for site in shown], color=svg.INK)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_yticks(range(len(shown)), [shortened(site) for site in shown], color=svg.INK)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel("round", color=svg.MUTED, fontsize=svg.SMALL)
 
     said = "; ".join(f"{site} took part in {_attended(site, entries)} of {len(entries)} rounds" for site in sites)
-    return svg.draw_svg(name, f"Participation by round. {said}.", frame, paint)
+    return svg.Drawing(name, f"Participation by round. {said}.", frame, paint)
 
 
 def apart(positions: Sequence[float], gap: float) -> list[float]:
@@ -141,9 +141,17 @@ def runs_of(flags: Iterable[tuple[int, object]]) -> list[tuple[object, int, int]
     return found
 
 
+def shortened(name: str, longest: int = LONGEST_NAME) -> str:
+    """``name``, its middle left out where it is longer than ``longest``: names of sites often differ in their ends."""
+    if len(name) <= longest:
+        return name
+    end = (longest - 1) // 2
+    return name[: longest - 1 - end] + "…" + name[-end:]
+
+
 def _paint_row(axes: Axes, top: float, metric: str, row: Row) -> None:
     across: Any = axes.get_yaxis_transform()
-    axes.text(0, top + NAME_PX, _short(row.name, LONGEST_ROW), transform=across, va="center")
+    axes.text(0, top + NAME_PX, shortened(row.name, LONGEST_ROW), transform=across, va="center")
     for place, (kind, measured) in enumerate(row.marks):
         look, height = _MARKERS[kind], top + FIRST_MARK_PX + place * MARK_PX
         bounds = f" ({interval(metric, measured)})" if measured.has_interval else ""
@@ -192,7 +200,7 @@ def _name_ends(axes: Axes, lines: Sequence[Line], colours: Sequence[str]) -> Non
     for (line, colour), end, placed in zip(ended, ends, apart(ends, 15 * (high - low) / pixels), strict=True):
         edge = axes.get_xlim()[1]
         axes.annotate(
-            _short(line.name),
+            shortened(line.name),
             xy=(line.rounds[-1], end),
             xytext=(edge + 0.04 * (edge - axes.get_xlim()[0]), placed),
             color=colour,
@@ -211,7 +219,3 @@ def _paint_attendance(axes: Axes, position: int, site: str, entries: Sequence[Pa
     for present, first, rounds in runs_of(flags):
         bar = _PRESENT if present else _MISSING
         axes.barh(position, rounds - 0.08, left=first - 0.46, height=0.62, **bar)
-
-
-def _short(name: str, longest: int = LONGEST_NAME) -> str:
-    return name if len(name) <= longest else name[: longest - 1] + "…"

@@ -13,10 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 DASH, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 UNDETERMINED = DASH
+Better = Literal["higher", "lower"]
+"""Which end of a metric is the good one."""
 LEVEL = "95\N{NO-BREAK SPACE}% interval"
 
 NAMES: Mapping[str, tuple[str, str]] = {
@@ -132,14 +134,16 @@ def number(metric: str, value: float | None) -> str:
     """The value with the metric's decimals: 2 for distances, 3 for everything else."""
     if value is None or not math.isfinite(value):
         return UNDETERMINED
-    return f"{value:.2f}" if metric.startswith("hd95") else f"{value:.3f}"
+    text = f"{value:.2f}" if metric.startswith("hd95") else f"{value:.3f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def interval(metric: str, measured: Measure) -> str:
-    """Both bounds with a dash between, empty without an interval."""
+    """Both bounds with a dash between, or a word where a minus would meet it; empty without an interval."""
     if not measured.has_interval:
         return ""
-    return f"{number(metric, measured.low)}{DASH}{number(metric, measured.high)}"
+    between = " to " if measured.low < 0 else DASH
+    return f"{number(metric, measured.low)}{between}{number(metric, measured.high)}"
 
 
 def ordered(names: Iterable[str], headline: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables beyond the headline: lesions by size, subgroups, every model at every site, what checks have found, the rest.
+"""Tables beyond the headline: lesions by size, subgroups, a threshold, every model at every site, the rest.
 
 Promises
 - What the run did not measure has no table. What is suppressed reads so; what is undetermined is a dash.
@@ -10,11 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from server.report.metrics import LEVEL, MAIN, interval, label, measure, number
+from server.report.gap_figures import levels_of, nobody
+from server.report.metrics import LEVEL, interval, label, measure, number
 from server.report.run import Run
 from server.report.tables import Cell, Table
 from shared.evaluation.lesions import BANDS
 
+_AT_THRESHOLD = {
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "Right when it says yes (PPV)",
+    "npv": "Right when it says no (NPV)",
+}
 _BY_SIZE = ("lesion_sensitivity_micro", "lesion_dice_micro", "lesion_false_positives_per_case")
 
 
@@ -24,24 +31,29 @@ def size_table(run: Run) -> Table | None:
     if f"{_BY_SIZE[0]}_{BANDS[0]}" not in pooled:
         return None
     rows = [
-        (band.replace("_", " "), tuple(_cell(name, pooled.get(f"{name}_{band}")) for name in _BY_SIZE))
+        (
+            band.replace("_", " ").replace("mm", " mm"),
+            tuple(_cell(name, pooled.get(f"{name}_{band}")) for name in _BY_SIZE),
+        )
         for band in BANDS
     ]
     note = f"Size: diameter of a disc or ball of the same extent. Below each value its {LEVEL}."
     return Table("Lesions by size", ("Size", *map(label, _BY_SIZE)), tuple(rows), note)
 
 
-def subgroup_tables(run: Run) -> Iterator[Table]:
-    """One table for each declared column: its levels, and the headline metric of each."""
-    names = [name for name in MAIN if name in run.overall_metrics]
-    for column, levels in (run.results.final.get("subgroups") or {}).items():
+def subgroup_tables(run: Run) -> Iterator[tuple[str, Table]]:
+    """Each declared column of which there are patients, with its table: its levels, and the main metrics of each."""
+    names = run.overall_metrics
+    for column in run.results.final.get("subgroups") or {}:
         rows = [
             (level, tuple(_cell(name, metrics[name] if isinstance(metrics, Mapping) else metrics) for name in names))
-            for level, metrics in levels.items()
-            if level not in {"gaps", "sites", "missing_sites"}
+            for level, metrics in levels_of(run, column)
+            if not nobody(metrics)
         ]
         note = "Suppressed: too few patients to be told, or needed so that another number cannot be computed. Not zero."
-        yield Table(f"By {column}", (column.capitalize(), *map(label, names)), tuple(rows), note)
+        if not rows:
+            continue
+        yield column, Table(f"By {column}", (column.capitalize(), *map(label, names)), tuple(rows), note)
 
 
 def cross_site_table(run: Run) -> Table | None:
@@ -60,14 +72,19 @@ def cross_site_table(run: Run) -> Table | None:
     )
 
 
-def findings_table(run: Run) -> Table | None:
-    """What checks of labels and images have found; None where none was made, or nothing found."""
-    found = run.results.baselines.get("findings") or []
-    if not found:
+def operating_point_table(run: Run) -> Table | None:
+    """What the model does at the plan's threshold, for all patients and by site; None where the plan states none."""
+    block: Mapping[str, Any] = run.results.final.get("operating_point") or {}
+    if not block:
         return None
-    rows = [(one["site"], (Cell(one["sentence"]), _probability(one.get("p")))) for one in found]
-    note = "Found by comparing sites' models on each other's patients. It deserves a look, and is no proof."
-    return Table("Sites to look at", ("Site", "What was found", "p, corrected"), tuple(rows), note)
+    names = sorted(block["pooled"], key=_place)
+    parts = [("All patients", block["pooled"]), *sorted((block.get("sites") or {}).items())]
+    rows = tuple((part, tuple(_cell(name, found.get(name)) for name in names)) for part, found in parts)
+    chosen = ", ".join(
+        f"{finding or 'threshold'} {number('score', value)}" for finding, value in block["thresholds"].items()
+    )
+    note = f"Chosen on validation patients ({chosen}) and applied to test patients, the same at every site."
+    return Table("At the operating point", ("Patients", *map(_named, names)), rows, note, "All patients")
 
 
 def rest_table(run: Run) -> Table | None:
@@ -91,5 +108,18 @@ def _cell(metric: str, raw: Any) -> Cell:  # noqa: ANN401 - a number, an interva
     return Cell(number(metric, value), interval(metric, measured), value)
 
 
-def _probability(value: float | None) -> Cell:
-    return Cell("" if value is None else f"{value:.2g}", value=value)
+def _sized(band: str) -> str:
+    return band.replace("_", " ").replace("mm", " mm")
+
+
+def _named(metric: str) -> str:
+    """Name of a measure at a threshold; a finding's name may follow."""
+    short, _, finding = metric.partition("_")
+    return _AT_THRESHOLD.get(short, label(short)) + (f", {finding}" if finding else "")
+
+
+def _place(metric: str) -> tuple[str, int]:
+    """By finding, then in the order in which they are read."""
+    short, _, finding = metric.partition("_")
+    order = list(_AT_THRESHOLD)
+    return finding, order.index(short) if short in order else len(order)

@@ -1,4 +1,4 @@
-"""From a matplotlib axes to an inline SVG that belongs to its page.
+"""What a figure is before it is shown, and how it becomes an inline SVG that belongs to its page.
 
 Promises
 - The same drawing gives the same bytes: no dates, and identifiers that follow from the figure's name alone.
@@ -17,17 +17,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 INK, MUTED, RULE, PAPER = "#1c2126", "#59626d", "#d8dce1", "#fefefe"
 ACCENT, SECOND, ALERT = "#0a5a9c", "#00755a", "#b3400a"
-SERIES = ("#d55e00", "#00916a", "#a8518a", "#8a6d00", "#6a5acd", "#7a4a2b")
-"""Lines beside ``ACCENT``, at least 3:1 against white; the first three after Okabe and Ito (2008), darkened."""
+SERIES = ("#b85000", "#007d5c", "#a8518a", "#8a6d00", "#6a5acd", "#7a4a2b")
+"""Lines beside ``ACCENT`` and their names, at least 4.5:1 on white; the first three after Okabe & Ito (2008)."""
 
 TONES = {
     INK: "ink",
@@ -42,6 +43,8 @@ TONES = {
 WIDTH = 440
 """Drawn this wide and shown at 360 to 560 pixels, so that text of these sizes stays readable on a phone."""
 TEXT, SMALL = 13.5, 12.5
+
+Shown = TypeVar("Shown")
 
 _POINTS_PER_INCH = 72
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -58,24 +61,50 @@ class Frame:
     bottom: float = 30
 
 
-def draw_svg(name: str, alt: str, frame: Frame, paint: Callable[[Axes], None]) -> str:
-    """Let ``paint`` draw on an empty axes and return the ``<svg>`` element.
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """What is to be drawn, before anybody has said on what.
 
-    Args:
+    Attributes:
         name: unique in the page; prefix of every identifier.
         alt: what the figure says, for screen readers.
         frame: size in pixels.
         paint: draws on the axes it is given.
     """
-    with mpl.rc_context(cast("Any", _settings(name))):
-        figure = Figure(figsize=(WIDTH / _POINTS_PER_INCH, frame.height / _POINTS_PER_INCH))
+
+    name: str
+    alt: str
+    frame: Frame
+    paint: Callable[[Axes], None]
+
+
+def to_svg(drawing: Drawing) -> str:
+    """The drawing as one ``<svg>`` element."""
+
+    def show(figure: Figure) -> str:
         canvas: Any = FigureCanvasSVG(figure)
-        width, height = WIDTH - frame.left - frame.right, frame.height - frame.top - frame.bottom
-        box = (frame.left / WIDTH, frame.bottom / frame.height, width / WIDTH, height / frame.height)
-        paint(figure.add_axes(box))
         text = io.StringIO()
         canvas.print_svg(text, metadata=_NO_METADATA)
-    return _for_page(text.getvalue(), name, alt, frame.height)
+        return text.getvalue()
+
+    return _for_page(painted(drawing, show), drawing.name, drawing.alt, drawing.frame.height)
+
+
+def draw_svg(name: str, alt: str, frame: Frame, paint: Callable[[Axes], None]) -> str:
+    """Let ``paint`` draw on an empty axes and return the ``<svg>`` element; arguments as in ``Drawing``."""
+    return to_svg(Drawing(name, alt, frame, paint))
+
+
+def painted(drawing: Drawing, show: Callable[[Figure], Shown]) -> Shown:
+    """What ``show`` makes of the painted figure, ``WIDTH`` points wide, while the settings of this module hold."""
+    frame = drawing.frame
+    with mpl.rc_context(cast("Any", _settings(drawing.name))):
+        figure = Figure(figsize=(WIDTH / _POINTS_PER_INCH, frame.height / _POINTS_PER_INCH))
+        FigureCanvasBase(figure)
+        width, height = WIDTH - frame.left - frame.right, frame.height - frame.top - frame.bottom
+        box = (frame.left / WIDTH, frame.bottom / frame.height, width / WIDTH, height / frame.height)
+        drawing.paint(figure.add_axes(box))
+        return show(figure)
 
 
 def _settings(name: str) -> dict[str, Any]:

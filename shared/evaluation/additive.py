@@ -4,8 +4,11 @@ Promises
 - ``Statistics`` are named int64 arrays. Adding them is exact, so the pooled metric is the metric of all cases in one
   room, in whatever order the sites answer; masks of secure aggregation cancel in them too.
 - Real-valued moments are stored in units of ``UNIT`` (2**-20): each case is rounded once, sums of them are exact.
-- Every array has a leading axis of ``GROUPS`` patient groups. A patient belongs to one group, by a hash of the salted
+- Arrays have a leading axis of ``GROUPS`` patient groups. A patient belongs to one group, by a hash of the salted
   identifier, with all their images; leaving out one group at a time gives intervals that respect patients.
+- A schema may name *ungrouped* arrays beside them, too fine to be sent twenty times: they sharpen what is said of all
+  patients and are absent from ``without_group``. What they count, a coarser grouped array counts too. They are kept
+  modulo ``MODULUS``, so that no sum in them is more than the coordinator takes.
 - ``flat`` and ``from_flat`` are inverse; ``Schema.digest`` tells two different definitions apart.
 """
 
@@ -24,12 +27,13 @@ from shared.errors import ProtocolError
 
 GROUPS = 20
 UNIT = 2.0**-20
+MODULUS = 2**52
 PATIENTS = "patients"
 CASES = "cases"
 
 IntArray = NDArray[np.int64]
 Observation = Mapping[str, IntArray]
-"""One case's contribution, without the group axis."""
+"""One case's contribution, without the group axis; to an ungrouped array (position when flat, amount) rows, (N, 2)."""
 
 
 def in_units(value: float) -> int:
@@ -49,15 +53,22 @@ class Schema:
     Attributes:
         definition: name and version of what is counted, such as ``segmentation-1``.
         shapes: per-case shape by name, without the group axis; ``patients`` and ``cases`` are always added.
+        ungrouped: shape by name of what is counted over all patients at once.
     """
 
     definition: str
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    ungrouped: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    @property
+    def grouped_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape by name, with the group axis, of what is counted by group."""
+        return {name: (GROUPS, *shape) for name, shape in ((PATIENTS, ()), (CASES, ()), *self.shapes)}
 
     @property
     def full_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape by name with the group axis, in the order in which arrays are laid flat."""
-        return {name: (GROUPS, *shape) for name, shape in ((PATIENTS, ()), (CASES, ()), *self.shapes)}
+        """Shape by name, in the order in which arrays are laid flat: first what is counted by group."""
+        return self.grouped_shapes | dict(self.ungrouped)
 
     @property
     def length(self) -> int:
@@ -93,7 +104,7 @@ class Statistics:
         edges = np.cumsum([math.prod(shape) for shape in schema.full_shapes.values()])[:-1]
         parts = np.split(values, edges)
         named = zip(schema.full_shapes.items(), parts, strict=True)
-        return cls(schema, {name: part.reshape(shape) for (name, shape), part in named})
+        return cls(schema, _reduced(schema, {name: part.reshape(shape) for (name, shape), part in named}))
 
     def flat(self) -> IntArray:
         """All counts as one vector, shape (schema.length,), int64."""
@@ -103,20 +114,30 @@ class Statistics:
         """Exact sum of two sets of cases."""
         if other.schema != self.schema:
             raise ProtocolError("statistics under different definitions cannot be added", hint="run the same version")
-        return Statistics(self.schema, {name: self.counts[name] + other.counts[name] for name in self.counts})
+        added = {name: self.counts[name] + other.counts[name] for name in self.counts}
+        return Statistics(self.schema, _reduced(self.schema, added))
 
     def total(self) -> dict[str, IntArray]:
         """Counts over all patients: the group axis summed away."""
-        return {name: values.sum(axis=0) for name, values in self.counts.items()}
+        return self.grouped_total() | {name: self.counts[name] for name, _ in self.schema.ungrouped}
+
+    def grouped_total(self) -> dict[str, IntArray]:
+        """As ``total``, without what is not counted by group: all that ``without_group`` can be compared with."""
+        return {name: self.counts[name].sum(axis=0) for name in self.schema.grouped_shapes}
+
+    def of_group(self, group: int) -> dict[str, IntArray]:
+        """Counts over the patients of one group."""
+        return {name: self.counts[name][group] for name in self.schema.grouped_shapes}
 
     def without_group(self, group: int) -> dict[str, IntArray]:
         """Counts over all patients but those of one group."""
-        return {name: values.sum(axis=0) - values[group] for name, values in self.counts.items()}
+        return {name: self.counts[name].sum(axis=0) - self.counts[name][group] for name in self.schema.grouped_shapes}
 
 
 def collect(schema: Schema, observed: Iterable[tuple[str, Observation]]) -> Statistics:
     """Add up (patient, observation) pairs; a patient with several images is counted once under ``patients``."""
     counts = {name: np.zeros(shape, np.int64) for name, shape in schema.full_shapes.items()}
+    flat = {name: counts[name].reshape(-1) for name, _ in schema.ungrouped}
     seen: set[str] = set()
     for patient, observation in observed:
         group = group_of(patient)
@@ -124,5 +145,13 @@ def collect(schema: Schema, observed: Iterable[tuple[str, Observation]]) -> Stat
         counts[PATIENTS][group] += patient not in seen
         seen.add(patient)
         for name, values in observation.items():
-            counts[name][group] += values
-    return Statistics(schema, counts)
+            if name in flat:
+                np.add.at(flat[name], values[:, 0], values[:, 1])
+            else:
+                counts[name][group] += values
+    return Statistics(schema, _reduced(schema, counts))
+
+
+def _reduced(schema: Schema, counts: Mapping[str, IntArray]) -> Mapping[str, IntArray]:
+    """What is not counted by group, modulo ``MODULUS``: right even where a sum of squares has wrapped in 64 bits."""
+    return {**counts, **{name: counts[name] & (MODULUS - 1) for name, _ in schema.ungrouped}}

@@ -79,6 +79,14 @@ def sums_of(scores: NDArray[np.float32]) -> IntArray:
     return sums
 
 
+def middle_sums(cases: IntArray) -> IntArray:
+    """The sums (..., SUMS) of as many scores as ``cases`` (..., bins) counts, each in the middle of its bin."""
+    edges = edges_of(cases.shape[-1])
+    sums = (cases * ((edges[1:] + edges[:-1]) / 2)).reshape(*cases.shape[:-1], SUMS, -1).sum(axis=-1)
+    found: IntArray = np.rint(sums / UNIT).astype(np.int64)
+    return found
+
+
 def equal_width(positives: IntArray, negatives: IntArray, sums: IntArray) -> Reliability:
     """Reliability of scores in tenths; histograms (..., bins) and sums of scores (..., SUMS)."""
     first = _OF_SUMS * (positives.shape[-1] // SUMS)

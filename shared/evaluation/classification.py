@@ -1,14 +1,18 @@
 """What is counted of classified images, and the metrics that follow from the counts.
 
 Promises
-- A case contributes one entry of a confusion matrix and, per finding, one bin of scores, its score in one of sixteen
-  sums, its squared error and its log loss; nothing else leaves a site.
+- A case contributes one entry of a confusion matrix and, per finding, one bin of scores, its place there
+  (``shared.evaluation.order``), its score in one of sixteen sums, its squared error and its log loss; nothing else
+  leaves a site.
 - Each metric is a function of summed counts. Those of decisions are exact, mean losses within 2**-21 (each case is
   rounded to the fixed-point grid once); ranks and calibration carry the bounds that ``shared.evaluation.ranking`` and
-  ``shared.evaluation.calibration`` state.
-- Statistics of a site take at most 200,000 bytes as int64, up to thirteen exclusive classes or fourteen findings that
-  may occur together; two exclusive classes take 167,680. That is why a histogram has 1,024 bins for one finding and
-  half as many whenever their number doubles, down to 64, which more classes then exceed.
+  ``shared.evaluation.calibration`` state; ``exclusive_bounds`` and ``multilabel_bounds`` are those of ranks as numbers.
+- Scores are counted twice. A fine histogram of all patients gives values, curves and thresholds; a coarse one by group
+  of patients gives what leaving a group out changes, and so the intervals.
+- Statistics of a site take at most 200,000 bytes as int64, up to fourteen exclusive classes or twenty-one findings that
+  may occur together; two exclusive classes take 112,384. That is why the fine histogram has 8,192 bins for one finding
+  and half as many whenever their number doubles, down to 256, which more classes then exceed.
+- Subgroups are counted in fewer bins (``coarser``): two exclusive classes take 6,176 bytes a level.
 - Decisions: the largest score among exclusive classes (the first of equals), or a score of at least ``THRESHOLD`` for
   each finding of a multi-label task.
 
@@ -62,17 +66,33 @@ from shared.evaluation.calibration import (
     calibration_error,
     equal_mass,
     equal_width,
+    middle_sums,
     recalibration,
     sums_of,
 )
-from shared.evaluation.ranking import auroc, average_precision, bins_for, histogram, pack, unpack
+from shared.evaluation.order import CELL_BITS, PATCH, Ordered, cell_rows, ordered, sum_rows, without_order
+from shared.evaluation.ranking import (
+    auroc,
+    average_precision,
+    average_precision_limits,
+    bins_for,
+    histogram,
+    pack,
+    tied_pairs,
+    unpack,
+)
+from shared.evaluation.subgroups import Coarser
 from shared.evaluation.undetermined import FloatArray, mean_of_determined, named, ratio
 
 THRESHOLD = 0.5
 
 CONFUSION = "confusion"
 SCORES = "scores"
-"""Histograms of positives and negatives by finding, packed: ``histograms`` takes them apart."""
+"""Histograms of positives and negatives by finding and group of patients, packed and coarse."""
+CELLS = "cells"
+"""The same of all patients, packed with places and fine (``shared.evaluation.order``)."""
+PATCHES = "patches"
+"""Sums by patch of cells, which tell the scores of few cases and of equal ones."""
 SCORE_SUMS = "score_sums"
 SQUARED_ERRORS = "squared_errors"
 LOG_LOSSES = "log_losses"
@@ -86,20 +106,48 @@ _RANGES = {
 _LOWER_IS_BETTER = ("brier", "log_loss", "ece_equal_width", "ece_equal_mass")
 
 
+_LEVEL_BINS = 256
+_LEVEL_GROUPED = 16
+
+
 def exclusive_schema(classes: int) -> Schema:
     """Counts of K exclusive classes: a K x K confusion matrix (truth, decision), and histograms per finding."""
     findings = 1 if classes == 2 else classes
-    return Schema("classification-exclusive-2", ((CONFUSION, (classes, classes)), *_by_score(findings)))
+    return _schema("classification-exclusive-3", (classes, classes), findings)
 
 
 def multilabel_schema(classes: int) -> Schema:
     """Counts of K findings that may occur together: a 2 x 2 matrix (truth, decision) and histograms for each."""
-    return Schema("classification-multilabel-2", ((CONFUSION, (classes, 2, 2)), *_by_score(classes)))
+    return _schema("classification-multilabel-3", (classes, 2, 2), classes)
+
+
+def coarser(whole: Schema) -> Coarser:
+    """What is counted of a level of a subgroup: at most 256 bins, sixteen by group, and no order inside a bin.
+
+    Sums of scores are not counted by group. What leaving a group out changes of ``equal_width`` and ``equal_mass`` is
+    taken as if scores were in the middle of the sixteen bins.
+    """
+    shapes, fine = dict(whole.shapes), dict(whole.ungrouped)[CELLS]
+    bins, sums = min(_LEVEL_BINS, fine[1] // 4), shapes.pop(SCORE_SUMS)
+    shapes[SCORES] = (fine[0], _LEVEL_GROUPED)
+    every = ((CELLS, (fine[0], bins)), (SCORE_SUMS, sums))
+
+    def of(observation: Observation) -> Observation:
+        kept = {name: observation[name] for name in shapes}
+        rows, summed = observation[CELLS], observation[SCORE_SUMS].ravel()
+        placed = np.stack([rows[:, 0] // (fine[1] // bins), without_order(rows[:, 1])], axis=-1)
+        return kept | {
+            SCORES: observation[SCORES].reshape(fine[0], _LEVEL_GROUPED, -1).sum(axis=-1),
+            CELLS: placed,
+            SCORE_SUMS: np.stack([np.arange(len(summed)), summed], axis=-1),
+        }
+
+    return Coarser(Schema(f"{whole.definition}-level", tuple(shapes.items()), every), of)
 
 
 def histograms(counts: Mapping[str, IntArray]) -> tuple[IntArray, IntArray]:
-    """Positives and negatives by finding and bin of score, each of shape (F, bins)."""
-    return unpack(counts[SCORES])
+    """Positives and negatives by finding and bin of score, each of shape (F, bins), in the finest bins there are."""
+    return unpack(counts[CELLS], CELL_BITS) if CELLS in counts else unpack(counts[SCORES])
 
 
 def limits(names: Iterable[str]) -> dict[str, tuple[float, float]]:
@@ -160,6 +208,16 @@ def multilabel_metrics(counts: Mapping[str, IntArray], classes: Sequence[str]) -
     }
 
 
+def exclusive_bounds(counts: Mapping[str, IntArray], classes: Sequence[str]) -> dict[str, float]:
+    """How far metrics of ranks of K exclusive classes can be from those of unbinned scores."""
+    return named(_bounds(counts), classes[1:] if len(classes) == 2 else classes)
+
+
+def multilabel_bounds(counts: Mapping[str, IntArray], classes: Sequence[str]) -> dict[str, float]:
+    """How far metrics of ranks of K findings that may occur together can be from those of unbinned scores."""
+    return named(_bounds(counts), classes)
+
+
 def refuse_unusable(scores: NDArray[np.float32]) -> None:
     """Raise ``CaseError`` for a score that is not a number in [0, 1]."""
     if not ((scores >= 0) & (scores <= 1)).all():
@@ -170,23 +228,32 @@ def refuse_unusable(scores: NDArray[np.float32]) -> None:
         )
 
 
-def _by_score(findings: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return (
-        (SCORES, (findings, bins_for(findings))),
+def _schema(definition: str, confusion: tuple[int, ...], findings: int) -> Schema:
+    bins = bins_for(findings)
+    by_group = (
+        (CONFUSION, confusion),
+        (SCORES, (findings, _grouped_bins(findings))),
         (SCORE_SUMS, (findings, SUMS)),
         (SQUARED_ERRORS, (findings,)),
         (LOG_LOSSES, (findings,)),
     )
+    return Schema(definition, by_group, ((CELLS, (findings, bins)), (PATCHES, (findings, bins // PATCH, 4))))
+
+
+def _grouped_bins(findings: int) -> int:
+    return max(16, min(64, 128 >> (findings - 1).bit_length()))
 
 
 def _scored(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> Observation:
-    bins, exact = histogram(scores, bins_for(len(scores))), scores.astype(np.float64)
-    given = np.clip(np.where(positive, exact, 1 - exact), _LEAST, 1 - _LEAST)
+    bins, exact = bins_for(len(scores)), scores.astype(np.float64)
+    given, coarse = np.where(positive, exact, 1 - exact), histogram(scores, _grouped_bins(len(scores)))
     return {
-        SCORES: pack(bins * positive[:, None], bins * ~positive[:, None]),
+        SCORES: pack(coarse * positive[:, None], coarse * ~positive[:, None]),
         SCORE_SUMS: sums_of(scores),
         SQUARED_ERRORS: _in_units((exact - positive) ** 2),
-        LOG_LOSSES: _in_units(-np.log(given)),
+        LOG_LOSSES: _in_units(-np.log(np.clip(given, _LEAST, 1 - _LEAST))),
+        CELLS: cell_rows(scores, positive, bins),
+        PATCHES: sum_rows(scores, positive, bins),
     }
 
 
@@ -221,13 +288,33 @@ def _by_score_of(counts: Mapping[str, IntArray]) -> dict[str, FloatArray]:
     positives, negatives = histograms(counts)
     cases = (positives + negatives).sum(axis=-1)
     intercept, slope = recalibration(positives, negatives)
+    ranks, sums = _ordered(counts), counts.get(SCORE_SUMS, middle_sums(positives + negatives))
     return {
-        "auroc": auroc(positives, negatives),
-        "average_precision": average_precision(positives, negatives),
+        "auroc": auroc(ranks.positives, ranks.negatives),
+        "average_precision": average_precision(ranks.positives, ranks.negatives, ranks.loose, ranks.apart),
         "brier": ratio(counts[SQUARED_ERRORS] * UNIT, cases),
         "log_loss": ratio(counts[LOG_LOSSES] * UNIT, cases),
-        "ece_equal_width": calibration_error(equal_width(positives, negatives, counts[SCORE_SUMS])),
-        "ece_equal_mass": calibration_error(equal_mass(positives, negatives, counts[SCORE_SUMS])),
+        "ece_equal_width": calibration_error(equal_width(positives, negatives, sums)),
+        "ece_equal_mass": calibration_error(equal_mass(positives, negatives, sums)),
         "calibration_slope": slope,
         "calibration_intercept": intercept,
+    }
+
+
+def _ordered(counts: Mapping[str, IntArray]) -> Ordered:
+    """Histograms by finding, with what is known of the order inside bins."""
+    if PATCHES in counts:
+        return ordered(counts[CELLS], counts[PATCHES])
+    positives, negatives = histograms(counts)
+    several = positives + negatives > 1
+    return Ordered(positives, negatives, several, np.zeros_like(several))
+
+
+def _bounds(counts: Mapping[str, IntArray]) -> dict[str, FloatArray]:
+    ranks = _ordered(counts)
+    low, high = average_precision_limits(ranks.positives, ranks.negatives, ranks.loose, ranks.apart)
+    return {
+        "auroc": tied_pairs(ranks.positives, ranks.negatives, ranks.loose) / 2,
+        # Differences of sums of floating point: what should be 0 may fall below it.
+        "average_precision": np.maximum(high - low, 0.0) / 2,
     }

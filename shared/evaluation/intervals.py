@@ -65,12 +65,16 @@ UNLIMITED = (-math.inf, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A metric, its 95 % interval (NaN where it is not determined), and the patients it rests on."""
+    """A metric, its 95 % interval (NaN where it is not determined), and the patients it rests on.
+
+    ``bound`` is how far the value can be from that of unbinned scores; None where it is not taken from bins.
+    """
 
     value: float
     low: float
     high: float
     n_patients: int
+    bound: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,7 +83,8 @@ class Replicates:
 
     Attributes:
         value: of all patients, shape (...).
-        left_out: of all but one group, shape (..., groups); the value itself where a group is empty.
+        left_out: of all but one group, shape (..., groups); the value itself where a group is empty. Where the value
+            rests on ungrouped counts too, it is the value plus the change that grouped counts alone see.
         alone: whether the group determines the metric by itself, shape (..., groups).
     """
 
@@ -122,13 +127,16 @@ def with_intervals(statistics: Statistics, metrics: MetricsOf, limits: Limits) -
 def replicates(statistics: Statistics, metrics: MetricsOf) -> dict[str, Replicates]:
     """Every metric of all patients, of all but each group, and whether each group determines it alone."""
     together = metrics(statistics.total())
-    left_out, alone = [together] * GROUPS, [dict.fromkeys(together, math.nan)] * GROUPS
+    grouped = metrics(statistics.grouped_total()) if statistics.schema.ungrouped else together
+    left_out, alone = [grouped] * GROUPS, [dict.fromkeys(together, math.nan)] * GROUPS
     for group in np.flatnonzero(statistics.counts[CASES]).tolist():
         left_out[group] = metrics(statistics.without_group(group))
-        alone[group] = dict(metrics({name: of[group] for name, of in statistics.counts.items()}))
+        alone[group] = dict(metrics(statistics.of_group(group)))
     return {
         name: Replicates(
-            np.array(value), np.array([of[name] for of in left_out]), np.isfinite([of[name] for of in alone])
+            np.array(value),
+            np.array([of[name] for of in left_out]) + (value - grouped[name] if value != grouped[name] else 0.0),
+            np.isfinite([of[name] for of in alone]),
         )
         for name, value in together.items()
     }

@@ -55,7 +55,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from shared.evaluation.additive import CASES, IntArray, Observation
-from shared.evaluation.label_maps import LabelMaps, Labels
+from shared.evaluation.label_maps import LabelMaps, Mask, Masks, Pair, cut
 from shared.evaluation.micro import named_totals, totals
 from shared.evaluation.undetermined import FloatArray, named, ratio
 
@@ -81,24 +81,26 @@ RANGES: Mapping[str, tuple[float, float]] = {"lesion_false_positives_per_case": 
 _DENSE = 2**18
 """Pairs of components up to which a full table of overlaps is cheaper than sorting."""
 
-Mask = NDArray[np.bool_]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Lesions of one class in one case, in reading order of their first voxel.
+    """Lesions of one class in N cases, case by case in reading order of their first voxel.
 
     Attributes:
         true_voxels: size of each true lesion.
         predicted_voxels: size of each predicted lesion.
         dice: of each true lesion with the predicted one that found it; 0 if it was missed.
         false: whether a predicted lesion is a false positive.
+        true_cases: case of each true lesion, from 0.
+        predicted_cases: case of each predicted lesion.
     """
 
     true_voxels: IntArray
     predicted_voxels: IntArray
     dice: FloatArray
     false: Mask
+    true_cases: IntArray
+    predicted_cases: IntArray
 
     @property
     def found(self) -> Mask:
@@ -113,10 +115,10 @@ def shapes(foreground: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 def observe(maps: LabelMaps) -> Observation:
-    """One case's contribution."""
-    found = [_of_class(maps, label, box) for label, box in enumerate(_boxes(maps), start=1)]
-    numbers, dice = _by_band(found, maps.voxel_size, maps.truth.ndim)
-    true, hits, false = numbers.sum(axis=1).T
+    """Contributions of N cases, each array with a leading axis of cases."""
+    counted = [_by_band(matches(masks), maps.voxel_sizes, maps.dimensions) for masks in maps.masks]
+    numbers, dice = (np.stack(of, axis=1) for of in zip(*counted, strict=True))
+    true, hits, false = np.moveaxis(numbers.sum(axis=2), -1, 0)
     means = np.stack([ratio(hits, true), _f1(true, hits, false)], axis=-1)
     defined = ~np.isnan(means)
     return {
@@ -129,17 +131,26 @@ def observe(maps: LabelMaps) -> Observation:
 
 def match(prediction: Mask, truth: Mask) -> Matches:
     """Lesions of two masks of one shape, (H, W) or (D, H, W), and which found which."""
-    connected = ndimage.generate_binary_structure(truth.ndim, truth.ndim)
-    (true, trues), (predicted, predictions) = (ndimage.label(mask, connected) for mask in (truth, prediction))
-    true_voxels = np.bincount(true.ravel(), minlength=trues + 1)[1:]
-    predicted_voxels = np.bincount(predicted.ravel(), minlength=predictions + 1)[1:]
-    table = _overlaps(true, predicted, predictions)
+    pair = Pair(prediction.view(np.uint8), truth.view(np.uint8), (1.0,) * truth.ndim)
+    return matches(cut([pair], 2).masks[0])
+
+
+def matches(masks: Masks) -> Matches:
+    """Lesions of one class in each case, and which found which."""
+    if not len(masks.places):
+        nothing = np.zeros(0, np.int64)
+        return Matches(nothing, nothing, np.zeros(0), np.zeros(0, bool), nothing, nothing)
+    lesions = _Lesions.of(masks)
+    predictions = lesions.predictions
+    predicted_voxels, true_voxels = np.split(lesions.voxels, [predictions])
+    predicted_cases, true_cases = np.split(lesions.cases, [predictions])
+    table = _overlaps(masks, lesions)
     either = true_voxels[table.true] + predicted_voxels[table.predicted] - table.both
     pairs = _assigned(table.where(table.both * MIN_IOU[1] >= either * MIN_IOU[0]), true_voxels, predicted_voxels)
-    dice, false = np.zeros(trues), np.ones(predictions, bool)
+    dice, false = np.zeros(len(true_voxels)), np.ones(predictions, bool)
     dice[pairs.true] = 2 * pairs.both / (true_voxels[pairs.true] + predicted_voxels[pairs.predicted])
     false[pairs.predicted] = False
-    return Matches(true_voxels, predicted_voxels, dice, false)
+    return Matches(true_voxels, predicted_voxels, dice, false, true_cases, predicted_cases)
 
 
 def metrics(counts: Mapping[str, IntArray], classes: Sequence[str]) -> dict[str, float]:
@@ -157,11 +168,43 @@ def metrics(counts: Mapping[str, IntArray], classes: Sequence[str]) -> dict[str,
     return named({"lesion_sensitivity": sensitivity, "lesion_f1": f1}, classes) | named_totals(pooled, classes)
 
 
-def bands_of(voxels: IntArray, voxel_size: float, dimensions: int) -> IntArray:
+def bands_of(voxels: IntArray, voxel_size: float | FloatArray, dimensions: int) -> IntArray:
     """Band of each lesion from its number of voxels and the size of one in mm2 or mm3."""
     factor = math.pi / (4 if dimensions == 2 else 6)
     # Sizes are compared, not diameters: a root may differ in its last digit from machine to machine.
     return np.searchsorted([factor * edge**dimensions for edge in BANDS_MM], voxels * voxel_size, side="right")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Lesions:
+    """Connected components of all cases, numbered from 0: first those of the predictions, then the true ones.
+
+    Attributes:
+        numbers: shape (2, N, *box), from 1; 0 is background.
+        voxels: size of each lesion.
+        cases: case of each lesion.
+        predictions: how many are predicted.
+    """
+
+    numbers: NDArray[np.int32]
+    voxels: IntArray
+    cases: IntArray
+    predictions: int
+
+    @classmethod
+    def of(cls, masks: Masks) -> _Lesions:
+        axes = masks.shown.ndim - 2
+        connected = np.zeros((3,) * (axes + 1), bool)
+        connected[1] = True
+        flat = masks.shown.reshape(-1, *masks.shown.shape[2:])
+        numbers = np.zeros(flat.shape, np.int32)
+        count = int(ndimage.label(flat, connected, output=numbers))
+        which = numbers.ravel()[masks.places] - 1
+        rows = np.zeros(count, np.int64)
+        rows[which] = masks.places // masks.voxels
+        voxels = np.bincount(which, minlength=count)
+        predictions = int(np.count_nonzero(rows < masks.cases))
+        return cls(numbers.reshape(masks.shown.shape), voxels, rows % masks.cases, predictions)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -176,17 +219,17 @@ class _Pairs:
         return _Pairs(self.true[chosen], self.predicted[chosen], self.both[chosen])
 
 
-def _overlaps(true: Labels, predicted: Labels, predictions: int) -> _Pairs:
+def _overlaps(masks: Masks, lesions: _Lesions) -> _Pairs:
     """All overlapping pairs, in order of the true, then the predicted lesion."""
-    shared = (true > 0) & (predicted > 0)
-    keys = (true[shared].astype(np.int64) - 1) * predictions + (predicted[shared] - 1)
-    if int(true.max(initial=0)) * predictions <= _DENSE:
+    predicted, true = (side.ravel()[masks.shared].astype(np.int64) - 1 for side in lesions.numbers)
+    keys = (true - lesions.predictions) * lesions.predictions + predicted
+    if (len(lesions.voxels) - lesions.predictions) * lesions.predictions <= _DENSE:
         table = np.bincount(keys)
         codes = np.flatnonzero(table)
         both = table[codes]
     else:
         codes, both = np.unique(keys, return_counts=True)
-    of_true, of_predicted = np.divmod(codes, max(predictions, 1))
+    of_true, of_predicted = np.divmod(codes, max(lesions.predictions, 1))
     return _Pairs(of_true, of_predicted, both)
 
 
@@ -207,44 +250,19 @@ def _assigned(near: _Pairs, true_voxels: IntArray, predicted_voxels: IntArray) -
     return ranked.where(np.array(chosen))
 
 
-def _boxes(maps: LabelMaps) -> list[tuple[slice, ...] | None]:
-    """For each foreground class the smallest box that holds it in both maps; None where neither shows it."""
-    foreground = maps.classes - 1
-    if not maps.truth.size:
-        return [None] * foreground
-    boxes = zip(*(ndimage.find_objects(labels, foreground) for labels in (maps.prediction, maps.truth)), strict=True)
-    return [_joined(one, other) for one, other in boxes]
+def _by_band(of: Matches, voxel_sizes: FloatArray, dimensions: int) -> tuple[IntArray, IntArray]:
+    """True, found and false lesions by case and band, shape (N, B, 3), and their Dice, shape (N, B)."""
+    shape = len(voxel_sizes), len(BANDS)
 
+    def cells(voxels: IntArray, cases: IntArray) -> IntArray:
+        return cases * len(BANDS) + bands_of(voxels, voxel_sizes[cases], dimensions)
 
-def _joined(one: tuple[slice, ...] | None, other: tuple[slice, ...] | None) -> tuple[slice, ...] | None:
-    if one is None or other is None:
-        return one or other
-    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True))
+    def summed(cells: IntArray, weights: FloatArray | None = None) -> IntArray:
+        return np.bincount(cells, weights, math.prod(shape)).reshape(shape).astype(np.int64)
 
-
-def _of_class(maps: LabelMaps, label: int, box: tuple[slice, ...] | None) -> Matches:
-    if box is None:
-        nothing = np.zeros(0, np.int64)
-        return Matches(nothing, nothing, np.zeros(0), np.zeros(0, bool))
-    return match(maps.prediction[box] == label, maps.truth[box] == label)
-
-
-def _by_band(found: Sequence[Matches], voxel_size: float, dimensions: int) -> tuple[IntArray, IntArray]:
-    """True, found and false lesions by class and band, shape (F, B, 3), and their Dice, shape (F, B)."""
-    shape = len(found), len(BANDS)
-    hit, false, dice = (np.concatenate([getattr(of, name) for of in found]) for name in ("found", "false", "dice"))
-
-    def cells(by_class: Sequence[IntArray]) -> IntArray:
-        rows = np.repeat(np.arange(len(by_class)), [len(voxels) for voxels in by_class])
-        return rows * len(BANDS) + bands_of(np.concatenate(by_class), voxel_size, dimensions)
-
-    def summed(of: IntArray, weights: FloatArray | None = None) -> IntArray:
-        return np.bincount(of, weights, math.prod(shape)).reshape(shape).astype(np.int64)
-
-    true = cells([of.true_voxels for of in found])
-    invented = cells([of.predicted_voxels for of in found])[false]
-    numbers = np.stack([summed(true), summed(true[hit]), summed(invented)], axis=-1)
-    return numbers, summed(true, np.rint(dice / FINE))
+    true, invented = cells(of.true_voxels, of.true_cases), cells(of.predicted_voxels, of.predicted_cases)[of.false]
+    numbers = np.stack([summed(true), summed(true[of.found]), summed(invented)], axis=-1)
+    return numbers, summed(true, np.rint(of.dice / FINE))
 
 
 def _f1(true: IntArray, found: IntArray, false: IntArray) -> FloatArray:

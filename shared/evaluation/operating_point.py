@@ -4,6 +4,8 @@ Promises
 - ``threshold`` sees validation statistics only. What is measured at it on test patients is honest: its sensitivity may
   miss what was asked for, and its interval says by how much that may be chance.
 - A threshold is an edge of the histogram, so what is counted at it is exact: positive is a score of at least it.
+- Intervals come from the coarse histogram by group. A threshold inside one of its bins divides it in each group as it
+  does over all patients; of what chance does inside that one bin, the interval misses a part.
 - One threshold for all sites. It is the largest with at least the stated sensitivity, or the smallest with at least the
   stated specificity: the other of the two is then as large as the bins allow.
 
@@ -68,11 +70,8 @@ def at(counts: Mapping[str, IntArray], chosen: FloatArray) -> dict[str, FloatArr
 
     NaN determines nothing.
     """
-    positives, negatives = histograms(counts)
-    edges = edges_of(positives.shape[-1])[:-1]
-    called = edges >= edges[np.maximum(np.searchsorted(edges, chosen, side="right") - 1, 0)][:, None]
-    found = _of_table((positives * called).sum(-1), (negatives * called).sum(-1), positives.sum(-1), negatives.sum(-1))
-    return {name: np.where(np.isnan(chosen), np.nan, values) for name, values in found.items()}
+    called = _called(chosen, histograms(counts)[0].shape[-1])
+    return _at(counts, chosen, (called, called))
 
 
 def measured(statistics: Statistics, chosen: FloatArray, findings: Sequence[str]) -> dict[str, Interval]:
@@ -80,9 +79,12 @@ def measured(statistics: Statistics, chosen: FloatArray, findings: Sequence[str]
 
     Several findings give the plain mean by metric, and ``<metric>_<finding>``.
     """
+    coarsely, bins = _coarsely(statistics, chosen), histograms(statistics.total())[0].shape[-1]
 
     def metrics(counts: Mapping[str, IntArray]) -> dict[str, float]:
-        return named(at(counts, chosen), findings)
+        if histograms(counts)[0].shape[-1] == bins:
+            return named(at(counts, chosen), findings)
+        return named(_at(counts, chosen, coarsely), findings)
 
     return with_intervals(statistics, metrics, dict.fromkeys(metrics(statistics.total()), (0.0, 1.0)))
 
@@ -106,11 +108,39 @@ def measured_block(
     }
 
 
+def _called(chosen: FloatArray, bins: int) -> FloatArray:
+    """1 for each bin from the threshold on and else 0, shape (F, bins)."""
+    edges = edges_of(bins)[:-1]
+    lowest = edges[np.maximum(np.searchsorted(edges, chosen, side="right") - 1, 0)]
+    return (edges >= lowest[:, None]).astype(np.float64)
+
+
+def _at(
+    counts: Mapping[str, IntArray], chosen: FloatArray, called: tuple[FloatArray, FloatArray]
+) -> dict[str, FloatArray]:
+    """The four metrics of each finding where these shares of each bin's positives and negatives are called."""
+    (positives, negatives), (yes, no) = histograms(counts), called
+    found = _of_table((positives * yes).sum(-1), (negatives * no).sum(-1), positives.sum(-1), negatives.sum(-1))
+    return {name: np.where(np.isnan(chosen), np.nan, values) for name, values in found.items()}
+
+
+def _coarsely(statistics: Statistics, chosen: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Shares of the positives and negatives of each bin by group that are called, over all patients: (F, bins)."""
+    bins = histograms(statistics.grouped_total())[0].shape[-1]
+    fine = histograms(statistics.total())
+    called = _called(chosen, fine[0].shape[-1])
+    parts = [np.stack([of * called, of]).reshape(2, len(of), bins, -1).sum(axis=-1) for of in fine]
+    positives, negatives = (np.nan_to_num(ratio(above, every)) for above, every in parts)
+    return positives, negatives
+
+
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _of_table(hits: IntArray, false: IntArray, positives: IntArray, negatives: IntArray) -> dict[str, FloatArray]:
+def _of_table(
+    hits: IntArray | FloatArray, false: IntArray | FloatArray, positives: IntArray, negatives: IntArray
+) -> dict[str, FloatArray]:
     every, none = np.broadcast_to(positives, hits.shape), np.broadcast_to(negatives, hits.shape)
     missed, cleared = every - hits, none - false
     return {

@@ -4,6 +4,7 @@ Promises
 - Every metric that is a function of summed counts has a difference with a 95 % interval; no case leaves a site for it.
 - Both models are measured without the same group of patients, group by group, so what makes a patient easy or hard
   cancels. Images of one person stay together.
+- Several models can stand as one: their mean is a metric too, and what it owes to its patients is not counted twice.
 - Statistics of other patients are refused by the number of patients and of cases in each group.
 
 With d_(j) the difference without group j, variance and degrees of freedom are those of ``intervals`` for the metric
@@ -29,6 +30,7 @@ predictions, which resample patients one by one (``server/report/paired.py``).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -53,12 +55,26 @@ def paired_intervals(first: Statistics, second: Statistics, metrics: MetricsOf, 
     Raises:
         RunError: the two were not measured by one definition on the same patients.
     """
-    _refuse_other_patients(first, second)
-    one, two = replicates(first, metrics), replicates(second, metrics)
-    patients = int(first.counts[PATIENTS].sum())
+    return paired_with_mean((first,), second, metrics, limits)
+
+
+def paired_with_mean(
+    firsts: Sequence[Statistics], second: Statistics, metrics: MetricsOf, limits: Limits
+) -> dict[str, Interval]:
+    """Second minus the plain mean of each metric over the models ``firsts``, at least one, with its interval.
+
+    All models are measured without the same group. The mean is undetermined where one model's metric is.
+
+    Raises:
+        RunError: two of them were not measured by one definition on the same patients.
+    """
+    for first in firsts:
+        _refuse_other_patients(first, second)
+    each, two = [replicates(first, metrics) for first in firsts], replicates(second, metrics)
+    patients = int(second.counts[PATIENTS].sum())
     found = {}
-    for name, before in one.items():
-        of = difference(before, two[name])
+    for name, after in two.items():
+        of = difference(_mean([one[name] for one in each]), after)
         low, high = difference_bounds(of, limits.get(name, UNLIMITED))
         found[name] = Interval(float(of.value), float(low), float(high), patients)
     return found
@@ -78,6 +94,15 @@ def difference_bounds(of: Replicates, limits: tuple[float, float]) -> tuple[Floa
         return np.where(unseen, np.nan, low), np.where(unseen, np.nan, high)
     reach = np.where(chance.variance == 0, width * chance.unseen / (1 + chance.unseen), 0.0)
     return np.maximum(low - reach, -width), np.minimum(high + reach, width)
+
+
+def _mean(models: Sequence[Replicates]) -> Replicates:
+    """The mean of a metric over models as a metric of its own."""
+    return Replicates(
+        np.mean([of.value for of in models], axis=0),
+        np.mean([of.left_out for of in models], axis=0),
+        np.all([of.alone for of in models], axis=0),
+    )
 
 
 def _refuse_other_patients(first: Statistics, second: Statistics) -> None:

@@ -7,7 +7,8 @@ Promises
   standard deviations and the pooled Dice are functions of sums.
 - A measure of one case is rounded once to 2**-32: a mean differs by at most 1.2e-10 from that of unrounded values.
   (Squares, for standard deviations, to 2**-20.)
-- A site sends 81 integers for each class and patient group: 13 kB a class, so 200 kB hold 15 classes.
+- A site sends 81 integers for each class and patient group: 13 kB a class, so 200 kB hold 15 classes. A level of a
+  subgroup takes 55 of them, 9 kB a class: two classes and nine levels are 188 kB.
 
 A name says what the mean is over, and there is one rule for all:
 
@@ -52,13 +53,14 @@ import numpy as np
 from shared.evaluation import lesions, volumes
 from shared.evaluation.additive import CASES, UNIT, IntArray, Observation, Schema
 from shared.evaluation.by_patient import rounded_mean
-from shared.evaluation.label_maps import Labels, cut, voxel_counts
+from shared.evaluation.label_maps import Labels, Pair, cut, voxel_counts
 from shared.evaluation.lesions import FINE
 from shared.evaluation.micro import named_totals, totals
-from shared.evaluation.surface import Agreement, agreements
+from shared.evaluation.subgroups import Coarser
+from shared.evaluation.surface import Agreements, agreements
 from shared.evaluation.undetermined import FloatArray, named, ratio
 
-__all__ = ["Labels", "voxel_counts"]
+__all__ = ["Labels", "Pair", "voxel_counts"]
 
 TOLERANCE_MM = 2.0
 """Deviation of a surface that counts as agreement. Pixels where an image does not know its spacing (1.0 per axis)."""
@@ -104,6 +106,17 @@ def schema(classes: int, dimensions: int) -> Schema:
     )
 
 
+def coarser(whole: Schema) -> Coarser:
+    """Of a level of a subgroup neither squares nor the histogram of Dice: no metric needs them."""
+    spared = (SQUARES, DICE_HISTOGRAM)
+    shapes = tuple((name, shape) for name, shape in whole.shapes if name not in spared)
+
+    def of(observation: Observation) -> Observation:
+        return {name: observation[name] for name, _ in shapes}
+
+    return Coarser(Schema(f"{whole.definition}-level", shapes), of)
+
+
 def limits(names: Iterable[str]) -> dict[str, tuple[float, float]]:
     """The range of each metric by name; what is not named here or in ``volumes`` and ``lesions`` is a proportion."""
     return {name: next((of for known, of in _RANGES.items() if name.startswith(known)), (0.0, 1.0)) for name in names}
@@ -122,8 +135,8 @@ def ambiguous(classes: Sequence[str], dimensions: int) -> str | None:
 
 
 def overlap(counts: IntArray) -> dict[str, FloatArray]:
-    """The four overlap measures, each of shape (F,), from ``voxel_counts``."""
-    both, predicted, true = counts.T
+    """The four overlap measures, each of shape (..., F), from voxels of P & T, of P and of T, shape (..., F, 3)."""
+    both, predicted, true = np.moveaxis(counts, -1, 0)
     precision = ratio(both, predicted)
     precision[(predicted == 0) & (true > 0)] = 0.0
     return {
@@ -136,32 +149,39 @@ def overlap(counts: IntArray) -> dict[str, FloatArray]:
 
 def observe(prediction: Labels, truth: Labels, spacing_mm: tuple[float, ...], classes: int) -> Observation:
     """One case's contribution; prediction and truth hold class indices below ``classes``."""
-    maps = cut(prediction, truth, spacing_mm, classes)
-    counts, surfaces = voxel_counts(maps.prediction, maps.truth, classes), agreements(maps, TOLERANCE_MM)
+    return {name: of[0] for name, of in observe_all([Pair(prediction, truth, spacing_mm)], classes).items()}
+
+
+def observe_all(pairs: Sequence[Pair], classes: int) -> Observation:
+    """As ``observe`` of at least one case, each array with a leading axis of cases."""
+    maps = cut(pairs, classes)
+    counts = np.stack([masks.counts() for masks in maps.masks], axis=1)
+    surfaces = [agreements(maps, masks, TOLERANCE_MM) for masks in maps.masks]
     values = _values(counts, surfaces)
     defined = ~np.isnan(values)
     values = np.where(defined, values, 0.0)
-    no_patient = np.zeros((classes - 1, len(PATIENT_MEASURES)), np.int64)
+    no_patient = np.zeros((len(pairs), classes - 1, len(PATIENT_MEASURES)), np.int64)
+    within, voxels = (np.stack(of, axis=1) for of in zip(*((of.within, of.voxels) for of in surfaces), strict=True))
     return {
         VOXELS: counts,
-        SURFACE_VOXELS: np.array([(of.within, of.voxels) for of in surfaces], np.int64),
+        SURFACE_VOXELS: np.stack([within, voxels], axis=-1),
         DEFINED: defined.astype(np.int64),
         SUMS: np.rint(values / FINE).astype(np.int64),
         SQUARES: np.rint(values**2 / UNIT).astype(np.int64),
         DICE_HISTOGRAM: _dice_bins(counts),
         PATIENT_DEFINED: no_patient,
         PATIENT_SUMS: no_patient,
-        **volumes.observe(counts, spacing_mm),
+        **volumes.observe(counts, maps.spacings_mm),
         **lesions.observe(maps),
     }
 
 
 def of_patient(counts: Mapping[str, IntArray]) -> Observation:
-    """What a patient adds, from the sum of their cases: see ``by_patient.collect_patients``."""
-    number = counts[DEFINED][:, _PATIENT_COLUMNS]
+    """What each patient adds, from the sum of their cases: see ``by_patient.collect_patients``."""
+    number = counts[DEFINED][..., _PATIENT_COLUMNS]
     return {
         PATIENT_DEFINED: (number > 0).astype(np.int64),
-        PATIENT_SUMS: rounded_mean(counts[SUMS][:, _PATIENT_COLUMNS], number),
+        PATIENT_SUMS: rounded_mean(counts[SUMS][..., _PATIENT_COLUMNS], number),
     }
 
 
@@ -200,11 +220,11 @@ def _micro(counts: Mapping[str, IntArray]) -> dict[str, FloatArray]:
     }
 
 
-def _values(counts: IntArray, surfaces: Sequence[Agreement]) -> FloatArray:
-    """``MEASURES`` of one case, shape (F, M), NaN where not defined."""
+def _values(counts: IntArray, surfaces: Sequence[Agreements]) -> FloatArray:
+    """``MEASURES`` of N cases, shape (N, F, M), NaN where not defined."""
     measured = overlap(counts)
-    measured["hd95"] = np.array([of.hd95_mm for of in surfaces])
-    measured["nsd"] = np.array([of.nsd for of in surfaces])
+    measured["hd95"] = np.stack([of.hd95_mm for of in surfaces], axis=-1)
+    measured["nsd"] = np.stack([of.nsd for of in surfaces], axis=-1)
     return np.stack([measured[name] for name in MEASURES], axis=-1)
 
 
@@ -215,9 +235,8 @@ def _nothing(dimensions: int) -> dict[str, IntArray]:
 
 
 def _dice_bins(counts: IntArray) -> IntArray:
-    """One-hot bins of Dice, shape (F, DICE_BINS): bin i from i / DICE_BINS on, the last one with 1."""
-    both, voxels = counts[:, 0], counts[:, 1] + counts[:, 2]
+    """One-hot bins of Dice, shape (N, F, DICE_BINS): bin i from i / DICE_BINS on, the last one with 1."""
+    both, voxels = counts[..., 0], counts[..., 1] + counts[..., 2]
     bins = np.minimum(2 * both * DICE_BINS // np.maximum(voxels, 1), DICE_BINS - 1)
-    counts_in_bins = np.zeros((len(counts), DICE_BINS), np.int64)
-    counts_in_bins[np.arange(len(counts)), bins] = voxels > 0
+    counts_in_bins: IntArray = ((np.arange(DICE_BINS) == bins[..., None]) & (voxels > 0)[..., None]).astype(np.int64)
     return counts_in_bins

@@ -6,6 +6,8 @@ Promises
   ``suppressed`` for each metric, which is not zero and not null; a level without a patient has 0 patients and null.
 - ``range`` is the best minus the worst level of a metric (negative where less is better). Which ones these are is the
   choice of the same patients, so it is above zero even where levels do not differ: read it beside ``rest``.
+- Levels are counted in fewer bins than all patients where the task says so: metrics taken from bins state their own
+  ``bound``, and a gap's is that of both sides together.
 - ``rest`` is each level minus all others together. Levels of ``unknown`` patients are in no gap: they are not a group.
 
 A gap's interval is the delete-a-group jackknife of the difference, both sides without the same group of patients: right
@@ -27,10 +29,10 @@ from operator import add
 from typing import Any
 
 from shared.evaluation.additive import PATIENTS, Statistics
-from shared.evaluation.intervals import UNLIMITED, Interval, Replicates, bounds, replicates, with_intervals
+from shared.evaluation.intervals import UNLIMITED, Interval, Replicates, bounds, replicates
 from shared.evaluation.paired import difference
 from shared.evaluation.subgroups import Levels, Sent, by_column, missing_sites
-from shared.evaluation.summary import rows
+from shared.evaluation.summary import measured, rows
 from shared.plan import UNKNOWN
 from shared.tasks.task import Task
 
@@ -72,13 +74,15 @@ def gap(task: Task, one: Statistics, other: Statistics) -> dict[str, Interval]:
     """Every metric of ``one`` minus that of ``other``, with its interval; undetermined where either is."""
     ours, theirs = (replicates(of, task.metrics) for of in (one, other))
     patients = int(one.counts[PATIENTS].sum() + other.counts[PATIENTS].sum())
+    within, too = (task.bounds(of.total()) for of in (one, other))
     found = {}
     for name in ours:
         limits = task.limits.get(name, UNLIMITED)
         width = limits[1] - limits[0]
         low, high = _bounds(ours[name], theirs[name], limits)
         value = float(ours[name].value - theirs[name].value)
-        found[name] = Interval(value, _least(low, -width), -_least(-high, -width), patients)
+        bound = within[name] + too[name] if name in within else None
+        found[name] = Interval(value, _least(low, -width), -_least(-high, -width), patients, bound)
     return found
 
 
@@ -122,6 +126,6 @@ def _best_and_worst(told: Mapping[str, float], lower_is_better: bool) -> tuple[s
 def _levels(task: Task, levels: Levels) -> Block:
     names = task.metrics(Statistics.zero(task.schema).total())
     return {
-        level: dict.fromkeys(names, SUPPRESSED) if of is None else rows(with_intervals(of, task.metrics, task.limits))
+        level: dict.fromkeys(names, SUPPRESSED) if of is None else rows(measured(task, of))
         for level, of in levels.items()
     }

@@ -3,8 +3,11 @@
 Promises
 - A plan's ``[evaluation.subgroups]`` names columns and their public levels. Every case is in one level of each column:
   a level named, ``other`` for a value that is not, ``unknown`` for a missing one. Capitals do not matter.
-- A level's statistics are one more vector of the task's own schema. All of them follow the task's own in one flat
-  vector, whose length and digest depend on the plan alone: a site's reply says nothing by its size.
+- A level's statistics are one more vector of the task's own schema, or of a coarser one where the task has it
+  (``Coarser``). All of them follow the task's own in one flat vector, whose length and digest depend on the plan alone:
+  a site's reply says nothing by its size.
+- Classification into two classes: the task's own 112,384 bytes and 6,176 a level, so that fourteen levels (``other``
+  and ``unknown`` of each column among them) stay below 200,000. More are not refused: each adds as much to the reply.
 - They add up over sites like everything else, and a plan without subgroups counts and sends what it always did.
 - A patient counts once in each level that images of theirs are in; in most columns that is one.
 
@@ -32,7 +35,8 @@ Leaves to others: metrics of the levels and gaps between them (``shared.evaluati
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -49,7 +53,20 @@ WITHHELD = "withheld"
 """Name of the count of sites that withheld a level."""
 
 Levels = Mapping[str, Statistics | None]
-"""Statistics by level of a column, under the task's own schema; None where they are withheld."""
+"""Statistics by level of a column, under the schema of levels; None where they are withheld."""
+
+
+@dataclass(frozen=True)
+class Coarser:
+    """What a task counts of a level where its own statistics would be too large.
+
+    Attributes:
+        schema: of a level; its definition names the bins.
+        of: an observation under the task's own schema -> the same case under ``schema``.
+    """
+
+    schema: Schema
+    of: Callable[[Observation], Observation]
 
 
 @dataclass(frozen=True)
@@ -61,29 +78,35 @@ class Layout:
         release: ``evaluation.release`` of the plan.
         columns: (column, levels) pairs, ``other`` and ``unknown`` among the levels.
         floor: fewest patients of a level that may be told.
+        coarser: what is counted of a level; None for the same as of everybody.
     """
 
     whole: Schema
     release: str = "sum"
     columns: tuple[tuple[str, tuple[str, ...]], ...] = ()
     floor: int = 5
+    coarser: Coarser | None = None
+
+    @property
+    def level(self) -> Schema:
+        """Of the statistics of one level."""
+        return self.coarser.schema if self.coarser else self.whole
 
     @cached_property
     def schema(self) -> Schema:
         """Of the flat vector; the task's own where there are no columns."""
         if not self.columns:
             return self.whole
-        counted = ((PATIENTS, ()), (CASES, ()), (WITHHELD, ()), *self.whole.shapes)
+        counted = ((PATIENTS, ()), (CASES, ()), (WITHHELD, ()), *self.level.shapes)
         return Schema(
             f"{self.whole.definition}, by subgroup-1 {json.dumps(self.columns)}",
-            (
-                *self.whole.shapes,
-                *(
-                    (f"{column}/{name}", (len(levels), *shape))
-                    for column, levels in self.columns
-                    for name, shape in counted
-                ),
-            ),
+            (*self.whole.shapes, *self._by_level(counted)),
+            (*self.whole.ungrouped, *self._by_level(self.level.ungrouped)),
+        )
+
+    def _by_level(self, shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        return (
+            (f"{column}/{name}", (len(levels), *shape)) for column, levels in self.columns for name, shape in shapes
         )
 
 
@@ -96,11 +119,11 @@ class Sent:
     sites: Mapping[str, Statistics]
 
 
-def layout(whole: Schema, plan: Plan, split: str) -> Layout:
+def layout(whole: Schema, plan: Plan, split: str, coarser: Coarser | None = None) -> Layout:
     """What leaves a site of ``split`` under ``plan``."""
     declared = plan.evaluation.subgroups if split == "test" else {}
     columns = tuple((column, (*levels, OTHER, UNKNOWN)) for column, levels in sorted(declared.items()))
-    return Layout(whole, plan.evaluation.release, columns, plan.evaluation.floor)
+    return Layout(whole, plan.evaluation.release, columns, plan.evaluation.floor, coarser)
 
 
 def level_of(levels: tuple[str, ...], value: str | None) -> int:
@@ -120,10 +143,10 @@ def collect(
 
 def _of_patient(layout: Layout, of_patient: OfPatient, sums: Mapping[str, IntArray]) -> Observation:
     """What a patient adds: in all, and in each level that images of theirs are in."""
-    names = [name for name, _ in layout.whole.shapes]
-    added = dict(of_patient({name: sums[name] for name in names}))
+    added = dict(of_patient({name: sums[name] for name, _ in layout.whole.shapes}))
+    names = [name for name, _ in layout.level.shapes]
     for column, levels in layout.columns:
-        for cell in range(len(levels)):
+        for cell in np.flatnonzero(sums[f"{column}/{CASES}"]).tolist():
             within = of_patient({name: sums[f"{column}/{name}"][cell] for name in names})
             for name, values in within.items():
                 before = added.get(f"{column}/{name}", 0)
@@ -137,9 +160,9 @@ def told_by_site(layout: Layout, counted: Statistics) -> Statistics:
         return counted
     counts = dict(counted.counts)
     for column, cells in _withheld_of(layout, counted).items():
-        for name in (PATIENTS, CASES, *(name for name, _ in layout.whole.shapes)):
+        for name in layout.level.full_shapes:
             counts[f"{column}/{name}"] = counts[f"{column}/{name}"].copy()
-            counts[f"{column}/{name}"][:, cells] = 0
+            counts[f"{column}/{name}"][_at(layout, name, cells)] = 0
         counts[f"{column}/{WITHHELD}"] = counts[f"{column}/{WITHHELD}"].copy()
         counts[f"{column}/{WITHHELD}"][0, cells] = 1
     return Statistics(layout.schema, counts)
@@ -199,20 +222,33 @@ def _per_level(counted: Statistics, column: str, name: str = PATIENTS) -> list[i
 
 def _cell(layout: Layout, counted: Statistics, column: str, cell: int) -> Statistics:
     return Statistics(
-        layout.whole, {name: counted.counts[f"{column}/{name}"][:, cell] for name in layout.whole.full_shapes}
+        layout.level,
+        {name: counted.counts[f"{column}/{name}"][_at(layout, name, cell)] for name in layout.level.full_shapes},
     )
+
+
+def _at(layout: Layout, name: str, cells: int | list[int]) -> tuple[slice | int | list[int], ...]:
+    """Where the counts of levels are: behind the group axis, if there is one."""
+    return (slice(None), cells) if name in layout.level.grouped_shapes else (cells,)
 
 
 def _by_level(layout: Layout, observed: Iterable[tuple[Case, Observation]]) -> Iterator[tuple[str, Observation]]:
     seen: set[tuple[str, str, int]] = set()
+    sizes = {name: math.prod(shape) for name, shape in layout.level.ungrouped}
     for case, observation in observed:
         counts, said = dict(observation), dict(case.subgroups)
+        within = layout.coarser.of(observation) if layout.coarser and layout.columns else observation
         for column, levels in layout.columns:
             cell = level_of(levels, said.get(column))
             new = (case.patient, column, cell) not in seen
             seen.add((case.patient, column, cell))
-            one = {PATIENTS: np.array(new, np.int64), CASES: np.array(1, np.int64), **observation}
-            counts |= {f"{column}/{name}": _placed(values, cell, len(levels)) for name, values in one.items()}
+            one = {PATIENTS: np.array(new, np.int64), CASES: np.array(1, np.int64), **within}
+            counts |= {
+                f"{column}/{name}": _shifted(values, cell * sizes[name])
+                if name in sizes
+                else _placed(values, cell, len(levels))
+                for name, values in one.items()
+            }
         yield case.patient, counts
 
 
@@ -220,3 +256,7 @@ def _placed(values: IntArray, cell: int, cells: int) -> IntArray:
     placed = np.zeros((cells, *values.shape), np.int64)
     placed[cell] = values
     return placed
+
+
+def _shifted(rows: IntArray, cells: int) -> IntArray:
+    return rows + np.array([cells, 0], np.int64)

@@ -7,6 +7,8 @@ Promises
   metric, and is named under ``undetermined``: it is not counted as good or bad. A metric that no site determines stands
   in neither.
 - Where the plan releases only sums, there are no statistics by site, and these parts stay empty.
+- A metric taken from bins of scores has ``bound`` beside it: how far it can be from that of the scores themselves. The
+  mean over sites is then within the mean of theirs.
 - ``final_block`` is the ``final`` object of results.json: plain JSON, with null for what is not a finite number.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared.evaluation.additive import Statistics
@@ -49,12 +51,18 @@ class Summary:
     undetermined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+def measured(task: Task, statistics: Statistics) -> dict[str, Interval]:
+    """Every metric of the task with its interval and, where it is taken from bins, its bound."""
+    within, found = task.bounds(statistics.total()), with_intervals(statistics, task.metrics, task.limits)
+    return {name: replace(of, bound=within[name]) if name in within else of for name, of in found.items()}
+
+
 def summarise(task: Task, pooled: Statistics, per_site: Mapping[str, Statistics] | None = None) -> Summary:
     """Metrics with intervals of the summed statistics and, where a plan releases them, of each site's own."""
-    together = with_intervals(pooled, task.metrics, task.limits)
+    together = measured(task, pooled)
     if not per_site:
         return Summary(together)
-    sites = {site: with_intervals(per_site[site], task.metrics, task.limits) for site in sorted(per_site)}
+    sites = {site: measured(task, per_site[site]) for site in sorted(per_site)}
     known = {name: _determined(name, sites) for name in together}
     return Summary(
         pooled=together,
@@ -98,16 +106,22 @@ def _worst(values: Mapping[str, float], badness: Callable[[float], float]) -> Wo
 
 
 def rows(metrics: Mapping[str, Interval]) -> dict[str, dict[str, float | int | None]]:
-    """Metrics as plain JSON: value, bounds and patients, with null for what is not a finite number."""
-    return {
-        name: {
-            "value": _number(found.value),
-            "low": _number(found.low),
-            "high": _number(found.high),
-            "n_patients": found.n_patients,
-        }
-        for name, found in metrics.items()
+    """Metrics as plain JSON: value, bounds of the interval and patients, with null for what is not a finite number.
+
+    A determined metric that is taken from bins has ``bound`` too.
+    """
+    return {name: _row(found) for name, found in metrics.items()}
+
+
+def _row(found: Interval) -> dict[str, float | int | None]:
+    row: dict[str, float | int | None] = {
+        "value": _number(found.value),
+        "low": _number(found.low),
+        "high": _number(found.high),
+        "n_patients": found.n_patients,
     }
+    stated = found.bound is not None and math.isfinite(found.value)
+    return row | {"bound": found.bound} if stated else row
 
 
 def _number(value: float) -> float | None:

@@ -31,7 +31,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from shared.evaluation.additive import UNIT, IntArray, Observation
-from shared.evaluation.undetermined import named, ratio
+from shared.evaluation.undetermined import FloatArray, named, ratio
 
 DEFINED = "volumes-defined"
 SUMS = "volumes-sums"
@@ -52,11 +52,12 @@ def shapes(foreground: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return (DEFINED, (foreground, 2)), (SUMS, (foreground, 4))
 
 
-def observe(voxels: IntArray, spacing_mm: tuple[float, ...]) -> Observation:
-    """One case's contribution, from ``label_maps.voxel_counts``, shape (F, 3), and the spacing of each axis."""
-    predicted, true = voxels[:, 1], voxels[:, 2]
+def observe(voxels: IntArray, spacings_mm: FloatArray) -> Observation:
+    """Contributions of N cases, from voxels of P & T, of P and of T, shape (N, F, 3), and the spacing of each axis."""
+    predicted, true = voxels[..., 1], voxels[..., 2]
     difference = predicted - true
-    unit = math.prod(spacing_mm) / (_MM3_PER_ML if len(spacing_mm) == 3 else 1.0)
+    per_unit = _MM3_PER_ML if spacings_mm.shape[1] == 3 else 1.0
+    unit = np.array([[math.prod(spacing_mm) / per_unit] for spacing_mm in spacings_mm.tolist()])
     relative = np.where(true > 0, difference / np.maximum(true, 1), 0.0)
     values = np.stack([np.abs(difference) * unit, difference * unit, np.abs(relative), relative], axis=-1)
     return {

@@ -97,6 +97,9 @@ def _exclusive(classes: Sequence[str]) -> Task:
     def metrics(counts: Mapping[str, IntArray]) -> Metrics:
         return counted.exclusive_metrics(counts, classes)
 
+    def bounds(counts: Mapping[str, IntArray]) -> Metrics:
+        return counted.exclusive_bounds(counts, classes)
+
     names = tuple(metrics(Statistics.zero(schema).total()))
 
     def describe(scores: Scores, case: Case) -> Mapping[str, float | int | str]:
@@ -117,6 +120,8 @@ def _exclusive(classes: Sequence[str]) -> Task:
         describe=describe,
         lower_is_better=counted.lower_is_better(names),
         limits=counted.limits(names),
+        bounds=bounds,
+        by_level=counted.coarser(schema),
         private=_private_exclusive(classes),
     )
 
@@ -133,6 +138,9 @@ def _multilabel(classes: Sequence[str]) -> Task:
 
     def metrics(counts: Mapping[str, IntArray]) -> Metrics:
         return counted.multilabel_metrics(counts, classes)
+
+    def bounds(counts: Mapping[str, IntArray]) -> Metrics:
+        return counted.multilabel_bounds(counts, classes)
 
     names = tuple(metrics(Statistics.zero(schema).total()))
 
@@ -154,6 +162,8 @@ def _multilabel(classes: Sequence[str]) -> Task:
         describe=describe,
         lower_is_better=counted.lower_is_better(names),
         limits=counted.limits(names),
+        bounds=bounds,
+        by_level=counted.coarser(schema),
         private=_private_multilabel(classes),
     )
 

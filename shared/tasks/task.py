@@ -10,7 +10,7 @@ Promises
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,8 +22,14 @@ from shared.errors import PlanError
 from shared.evaluation.additive import IntArray, Observation, Schema
 from shared.evaluation.by_patient import OfPatient
 from shared.evaluation.estimates import PrivateMeasures
+from shared.evaluation.subgroups import Coarser
 from shared.plan import Plan
 from shared.preprocessing.image import Case
+
+Scored = tuple[Case, NDArray[np.float32]]
+"""A case with the network's scores (K, ...)."""
+
+ObserveAll = Callable[[Iterable[Scored]], Iterator[tuple[Case, Observation]]]
 
 Metrics = Mapping[str, float]
 """Metric by name; NaN where the cases do not determine it (one class only, no case)."""
@@ -49,7 +55,10 @@ class Task:
         describe: (scores of one case, case) -> columns for predictions.csv, such as label and score, or dice.
         of_patient: what a patient adds beyond the sum of their cases; None where nothing.
         signed: metrics that are best at 0, such as a bias.
+        bounds: summed counts -> how far each metric taken from bins can be from that of unbinned values.
+        by_level: what is counted of a level of a subgroup; None for the same as of everybody.
         private: what is counted and measured under ``evaluation.release = "dp"``; None where the task has no such set.
+        observe_all: ``observe`` of a stream of cases in order, where several at once are cheaper than one by one.
     """
 
     name: str
@@ -67,7 +76,17 @@ class Task:
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     of_patient: OfPatient | None = None
     signed: frozenset[str] = frozenset()
+    bounds: Callable[[Mapping[str, IntArray]], Metrics] = lambda _counts: {}
+    by_level: Coarser | None = None
     private: PrivateMeasures | None = None
+    observe_all: ObserveAll | None = None
+
+
+def observations(task: Task, scored: Iterable[Scored]) -> Iterator[tuple[Case, Observation]]:
+    """Each scored case with its contribution, in order."""
+    if task.observe_all is not None:
+        return task.observe_all(scored)
+    return ((case, task.observe(scores, case)) for case, scores in scored)
 
 
 def released_definition(task: Task, plan: Plan) -> str:

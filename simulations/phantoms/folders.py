@@ -13,6 +13,7 @@ where nobody knows yet.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,22 +82,29 @@ def _write_hospital(out: Path, hospital: Hospital, seed: int) -> Written:
     labels: list[Row] = []
     truth: list[Row] = []
     patients, numbers, files = [], _numbers(), 0
-    for member in members(hospital, seed):
+    for home, member in _people(hospital, seed):
         patients.append(member.person.label)
-        for scan in scans(hospital, member, seed):
-            names = Names(seed, hospital.name, member.place, scan.place)
-            written = _scan_files(hospital, member, scan, names)
-            mask = f"masks/{next(numbers)}.{_SUFFIX[hospital.masks]}"
+        for scan in scans(home, member, seed):
+            names = Names(seed, home.name, member.place, scan.place)
+            written = _scan_files(home, member, scan, names)
+            mask = f"masks/{next(numbers)}.{_SUFFIX[home.masks]}"
             (folder / mask).write_bytes(written.mask)
             for page in written.pages:
                 (folder / "dicom" / f"{next(numbers)}.dcm").write_bytes(page)
             files += 1 + len(written.pages)
             labels.append(label_row(member, names, mask))
-            truth.append(truth_row(hospital, member, scan, names))
+            truth.append(truth_row(home, member, scan, names))
     write_table(folder / "labels.csv", labels)
     write_table(out / "truth" / f"{hospital.name}.csv", truth)
     malignant = patients.count("malignant")
     return Written(hospital.name, len(patients), len(labels), len(hospital.faults), malignant, files)
+
+
+def _people(hospital: Hospital, seed: int) -> Iterator[tuple[Hospital, Member]]:
+    """Who has images here, and the hospital that made them: guests bring the files of another."""
+    yield from ((hospital, member) for member in members(hospital, seed))
+    for other, count in hospital.guests:
+        yield from ((other, member) for member in itertools.islice(members(other, seed), count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,8 @@ def _scan_files(hospital: Hospital, member: Member, scan: Scan, names: Names) ->
     datasets = images(hospital, member, scan, names)
     pages = [dicom_bytes(dataset) for dataset in datasets]
     mask, lattice = _coarse(scan) if scan.fault == "mask-shape" else (scan.truth.mask, scan.grid)
+    if off := hospital.masks_off_px:
+        mask = np.pad(mask, ((0, 0), (off, 0), (off, 0)))[:, :-off, :-off]
     if hospital.masks == "seg":
         drawn = dicom_bytes(segmentation(datasets, mask, lattice, names))
     else:

@@ -45,6 +45,8 @@ class Hospital:
         encoding: how pixels are stored.
         masks: format of the experts' masks.
         faults: what is wrong, one additional image each.
+        masks_off_px: pixels that every mask lies too far down and right.
+        guests: hospitals, each with how many of its first people are also here, with the same files.
     """
 
     name: str
@@ -57,6 +59,8 @@ class Hospital:
     encoding: Encoding = field(default_factory=Encoding)
     masks: MaskFormat = "seg"
     faults: tuple[Fault, ...] = ()
+    masks_off_px: int = 0
+    guests: tuple[tuple[Hospital, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what cannot be written."""

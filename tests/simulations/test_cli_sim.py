@@ -78,9 +78,12 @@ def test_a_run_shows_its_tables_on_stdout_and_talks_on_stderr(
         "ingest, doctor, freeze",
         "preparing cases",
         "federated training",
+        "writing the report",
         "report",
     ]
     assert said.err.endswith(f"report: {tmp_path / 'run' / 'report.html'}\n"), "in one piece, however long"
+    assert "(last: report.pdf)" in said.err
+    assert (tmp_path / "run" / "report.pdf").read_bytes().startswith(b"%PDF")
     assert "federated training: 6 of 6" in said.err
     assert "(last: round 2 loss" in said.err
 
@@ -128,12 +131,13 @@ def test_baselines_is_run_with_baselines(capsys: Capsys, small: Path, images: Pa
     assert "aachen alone" in said.out
 
 
-def test_cross_site_adds_the_matrix_and_the_checks_to_the_baselines(
+def test_cross_site_adds_the_matrix_to_the_baselines_and_the_checks_beside_them(
     capsys: Capsys, small: Path, images: Path, tmp_path: Path
 ) -> None:
     said = run(capsys, small, images, tmp_path / "run", "--cross-site", "--json")
-    found = json.loads(said.out)["baselines"]
-    added = {"cross_site", "cross_site_validation", "data_checks", "findings"}
+    document = json.loads(said.out)
+    found = document["baselines"]
+    added = {"cross_site", "cross_site_validation"}
     assert set(found) == {"central", "local", "at_home", "elsewhere"} | added
     sites = {"aachen", "bergen", "coimbra"}
     assert set(found["cross_site"]) == sites
@@ -141,7 +145,7 @@ def test_cross_site_adds_the_matrix_and_the_checks_to_the_baselines(
     # A model at home is a cell of the diagonal.
     for site in sites:
         assert found["cross_site"][site][site] == found["at_home"][site]["local"]
-    assert {one["site"] for one in found["data_checks"]} == sites
+    assert {one["site"] for one in document["checks"]["data"]} == sites
     assert "every model at every site: 3 of 3" in said.err
 
 

@@ -104,7 +104,7 @@ def test_subgroups_are_those_of_the_predictions_and_stand_in_the_report(finished
         right = ((scores >= 0.5) == labels)[sexes == sex]
         assert told == "suppressed" or told["value"] == pytest.approx(right.mean(), abs=1e-9)
     assert any(found[sex]["accuracy"] != "suppressed" for sex in ("F", "M"))
-    [table] = more_tables.subgroup_tables(read_run(finished))
+    [(_, table)] = more_tables.subgroup_tables(read_run(finished))
     assert table.title == "By sex"
     assert {name for name, _ in table.rows} >= {"F", "M"}
     assert "By sex" in render(read_run(finished))
@@ -112,7 +112,7 @@ def test_subgroups_are_those_of_the_predictions_and_stand_in_the_report(finished
 
 def test_a_suppressed_level_says_so_in_the_report_and_is_no_number(images: Path) -> None:
     folder = measured(images, "floor", **ASKED | {"evaluation__floor": 1000})
-    [table] = more_tables.subgroup_tables(read_run(folder))
+    [(_, table)] = more_tables.subgroup_tables(read_run(folder))
     by_level = dict(table.rows)
     assert all(cell.text == "suppressed" and cell.value is None for cell in by_level["F"])
 
@@ -137,7 +137,7 @@ def test_dice_by_patient_is_the_mean_over_patients(images: Path) -> None:
     assert any(len(values) > 1 for values in by_patient.values()), "some patient has several images"
     run = read_run(folder)
     assert more_tables.size_table(run) is not None
-    assert more_tables.findings_table(run) is more_tables.cross_site_table(run) is None
+    assert more_tables.operating_point_table(run) is more_tables.cross_site_table(run) is None
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def body(rng: np.random.Generator, bright: bool) -> tuple[Any, Any]:  # noqa: FB
 def findings(folder: Path, data: Path, **changes: Any) -> list[tuple[str, str]]:
     """(site, code) of what a run of ``data`` finds."""
     out = run(scenario(folder, **TRAINED | changes), Order(folder / "run", data, workers=1, cross_site=True), Silent())
-    found = json.loads((out / "results.json").read_text())["baselines"]["findings"]
+    found = json.loads((out / "results.json").read_text())["checks"]["findings"]
     assert all({"code", "site", "statistic", "p", "sentence"} == set(one) for one in found)
     assert all(one["site"] in one["sentence"] for one in found)
     return [(one["site"], one["code"]) for one in found]
@@ -98,7 +98,7 @@ def test_a_fault_at_one_hospital_that_segments_is_named(honest_masks: Path, tmp_
 def test_patients_at_two_hospitals_are_counted_and_both_are_named(honest: Path, tmp_path: Path) -> None:
     data = plant(honest, tmp_path / "data", Fault("patients-at-two-sites", "dublin", other="bergen", patients=3))
     assert findings(tmp_path, data) == [("bergen", CODE)]
-    sentence = read_results(tmp_path / "run").baselines["findings"][0]["sentence"]
+    sentence = read_results(tmp_path / "run").checks["findings"][0]["sentence"]
     assert sentence == "3 patients of bergen have the same images at dublin"
 
 

@@ -2,7 +2,8 @@
 
 Promises
 - The key of a store covers what every member of the cohort holds (``Record.content``), the plan's preprocessing and
-  classes, the task, the preprocessing code itself and the versions of what it calls. Anything else in a plan (rounds,
+  classes, the task, whether masks are kept for explanations, the preprocessing code itself and the versions of what it
+  calls. Anything else in a plan (rounds,
   learning rate) or a cohort (who is trained on, what was left out) reuses the store.
 - A data set that is not the frozen one any more is refused before anything is prepared; no file is read for that.
 - Each key has its own folder, so two plans on the same cohort do not undo each other's work, and a damaged store is
@@ -25,7 +26,7 @@ from pathlib import Path
 from client.data.archive.archive import Archive
 from client.data.cohort.drift import require_unchanged
 from client.data.cohort.manifest import Cohort
-from client.data.prepared.prepare import prepare_all
+from client.data.prepared.prepare import keeps_masks, prepare_all
 from client.data.prepared.store import FORMAT, Store
 from client.data.prepared.store_writer import PRIVATE, write
 from client.data.progress import Progress, silent
@@ -70,7 +71,7 @@ def prepared_store(
 
 def store_key(cohort: Cohort, plan: Plan, task: Task) -> str:
     """SHA-256 over all that a store's content depends on, 64 hexadecimal digits."""
-    said = {
+    said: dict[str, object] = {
         "format": FORMAT,
         "preprocessing": plan.preprocessing.model_dump(mode="json"),
         "data": plan.data.model_dump(mode="json", include={"modality", "classes", "labels"}),
@@ -79,6 +80,9 @@ def store_key(cohort: Cohort, plan: Plan, task: Task) -> str:
         "versions": {name: version(name) for name in _CALLED},
         "members": [[member.case_id, member.content] for member in cohort.members],
     }
+    if keeps_masks(plan):
+        # Absent otherwise, so that the stores of all other plans stay valid.
+        said["masks"] = "kept"
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

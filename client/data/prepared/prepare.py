@@ -6,8 +6,8 @@ Promises
 - ``prepare_all`` turns each failure into a ``Quarantined`` with its stable code and goes on. Its sentences hold no
   identifier and no value from an image or a table. Bytes that are not those of their record are no bad case but a
   damaged archive, and end the work.
-- A task with one answer per image keeps no mask, and reads one only where the plan crops by it; a task with one answer
-  per voxel keeps no label.
+- A task with one answer per image keeps a mask only where the plan's explanations are held against it, and reads one
+  besides only where the plan crops by it; a task with one answer per voxel keeps no label.
 
 What an image is, and how it is resampled, is left to ``shared.preprocessing``; reading files to ``client.data.ingest``.
 """
@@ -65,12 +65,13 @@ def prepare_case(record: Record, archive: Archive, plan: Plan, task: Task) -> Ca
         )
     dense = task.output == "dense"
     needed = dense or plan.preprocessing.crop.kind == "lesion"
-    prepared = prepare(archive.image(record), archive.mask(record) if needed else None, plan)
+    kept = dense or keeps_masks(plan)
+    prepared = prepare(archive.image(record), archive.mask(record) if needed or kept else None, plan)
     case = Case(
         case_id=record.case_id,
         patient=record.patient,
         voxels=prepared.voxels,
-        mask=prepared.mask if dense else None,
+        mask=prepared.mask if kept else None,
         label=None if dense else label_index(record.label, plan.data),
         spacing_mm=tuple(float(mm) for mm in prepared.spacing_mm),
         subgroups=record.subgroups,
@@ -78,6 +79,11 @@ def prepare_case(record: Record, archive: Archive, plan: Plan, task: Task) -> Ca
     # Called for what it refuses: a mask or label outside the classes must not wait for the first training step.
     task.target(case)
     return case
+
+
+def keeps_masks(plan: Plan) -> bool:
+    """Whether cases of a task that needs no mask keep theirs: where the plan explains what the model has learnt."""
+    return plan.evaluation.explain != "none"
 
 
 def label_index(label: str | None, data: Data) -> int | tuple[int, ...] | None:

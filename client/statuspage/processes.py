@@ -1,0 +1,84 @@
+"""Which of a site's processes run, and what the custodian says of itself.
+
+Promises
+- Asking disturbs nothing: no lock is taken, not even for a moment, and no session is opened.
+- Each answer is a state, a sentence and a hint; one that cannot be found out is "unknown", never "down".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from client.custodian.caller import status as ask_status
+from shared.errors import SiteDataError
+from shared.local_page.words import lasting
+
+SOCKET, TOKEN, LOCK = "custodian.sock", "relay.token", "supernode.lock"
+SESSION, SECRET = "session.json", "superexec.secret"
+LOCKS = Path("/proc/locks")
+_PATIENCE_S = 2.0
+_START = "consilium-site start"
+
+Found = dict[str, Any]
+
+
+def custodian(run: Path) -> Found:
+    """Whether the custodian answers, what it is at, and what it has done; "down" where there is none."""
+    if not (run / SOCKET).exists():
+        return _found("down", "No custodian runs: nothing is computed for the federation.", _START)
+    try:
+        said = ask_status(run / SOCKET, run / TOKEN, _PATIENCE_S)
+    except SiteDataError as error:
+        hint = error.hint if error.code == "custodian-token" else f"{_START}; its log is log/custodian.log."
+        return _found("down", f"{error.sentence[:1].upper()}{error.sentence[1:]}.", hint)
+    busy_s, waiting = said.get("busy_s"), int(said.get("waiting", 0))
+    numbers: Found = {"busy_s": busy_s, "waiting": waiting, "answered": int(said.get("answered", 0))}
+    if busy_s is None:
+        return _found("up", "It waits for a question.") | numbers
+    return _found("busy", f"It has been working for {lasting(busy_s)}; {waiting} more wait.") | numbers
+
+
+def supernode(run: Path, locks: Path = LOCKS) -> Found:
+    """Whether the SuperNode runs, by its lock."""
+    held = locked(run / LOCK, locks)
+    if held is None:
+        return _found("unknown", "This system does not tell whether the SuperNode runs.")
+    if not held:
+        return _found("down", "No SuperNode runs: this site has no link.", _START)
+    return _found("up", "It carries messages, and nothing else.")
+
+
+def link(run: Path, node: Found, address: str | None) -> Found:
+    """Whether a session with the coordinator was opened since the SuperNode started."""
+    if not address:
+        return _found("off", "This site is in no federation yet.", "consilium-site request, then accept.")
+    if node["state"] != "up":
+        return _found("down", f"There is no link to {address}.", _START) | {"address": address}
+    if _time(run / SESSION) >= _time(run / SECRET) > 0:
+        return _found("up", f"Connected to {address}, by a connection that this site opened.") | {"address": address}
+    hint = "log/supernode.log says why; consilium-site doctor examines the way there."
+    return _found("down", f"The SuperNode has not reached {address} yet.", hint) | {"address": address}
+
+
+def locked(path: Path, locks: Path = LOCKS) -> bool | None:
+    """Whether some process holds a lock on the file, as Linux lists them (proc(5)); None where nothing says so."""
+    try:
+        lines, inode = locks.read_text(encoding="ascii").splitlines(), path.stat().st_ino
+    except FileNotFoundError:
+        return None if not locks.exists() else False
+    except OSError:
+        return None
+    held = (line.split() for line in lines if " FLOCK " in line)
+    return any(part.rpartition(":")[2] == str(inode) for words in held for part in words if part.count(":") == 2)
+
+
+def _time(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _found(state: str, sentence: str, hint: str = "") -> Found:
+    return {"state": state, "sentence": sentence, "hint": hint}
