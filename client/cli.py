@@ -34,8 +34,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Consilium at a hospital: from an archive of images to a checked, frozen cohort, and to the plans that its "
-    "people approve.",
+    help="Consilium at a hospital: images, a frozen cohort, plans, what leaves.",
 )
 app.add_typer(cli_audit.app, name="audit")
 

@@ -7,7 +7,9 @@
     keys/               0700: identity.pem, pseudonyms.secret, and store.key where images are encrypted, each 0600
     ledger.sqlite       what releases cost (``client.governance.ledger``)
     trust/              the lead's key, the authority and the roster (``client.pinned``)
-    audit.jsonl         what was done here (``client.governance.audit``)
+    approved/           plans that people here approved (``client.governance.approvals``)
+    run/                socket and token of the custodian at work (``client.custodian.wiring``)
+    audit.jsonl         what was done here (``client.governance.audit``); audit-NNNNNN.jsonl are older lines, sealed
     datasets/NAME/      ``client.data.dataset``
 
 Promises

@@ -236,6 +236,17 @@ def stop(run: RunName, federation: Folder = _HERE) -> None:
     typer.echo(f"run {found.run[:12]} is stopped; resume goes on with it")
 
 
+@app.command("log")
+def log_command(run: RunName, federation: Folder = _HERE) -> None:
+    """Show what a run's process has printed."""
+    from server.commands.running import said
+    from server.deployed.run_folder import open_run
+
+    folder = _open(federation)
+    for text in said(folder, open_run(folder, run).run):
+        typer.echo(text, nl=False)
+
+
 @app.command()
 def runs(federation: Folder = _HERE, as_json: Json = False) -> None:
     """List runs: state, round, plan, headline metric."""

@@ -75,6 +75,7 @@ __all__ = [
     "step",
 ]
 
+_TOLD = 5
 Transition = Callable[[State, Event], State]
 
 
@@ -233,7 +234,9 @@ def _finish(state: State) -> State:
 
 def _abort(state: State) -> State:
     what = "were admitted" if state.phase is Phase.ADMITTING else f"delivered an update in round {state.round}"
+    without = ", ".join(f"{site} ({code})" for site, code in state.missing[:_TOLD])
     reason = f"{len(state.answered)} sites {what}, the plan's quorum is {state.shape.quorum}"
+    reason += f"; without {without}" if without else ""
     return replace(state, phase=Phase.ABORTED, asked=frozenset(), greeted=frozenset(), reason=reason)
 
 

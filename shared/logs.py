@@ -24,7 +24,8 @@ from pathlib import Path
 
 LARGEST = 10 << 20
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_NAME = re.compile(r"(?=.*[a-z])[a-z0-9][a-z0-9._-]{0,62}")
+"""With a letter: dates and numbers of patients are no names."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _RUN = re.compile(r"[0-9a-f]{32}")
 
@@ -95,6 +96,6 @@ def _allowed(name: str, value: Value) -> bool:
     form = FIELDS.get(name)
     if isinstance(form, re.Pattern):
         return isinstance(value, str) and form.fullmatch(value) is not None
-    if isinstance(value, str | bool):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) if form is float else form is int and isinstance(value, int)

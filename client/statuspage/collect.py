@@ -24,7 +24,7 @@ from client.statuspage import processes
 from client.statuspage.diary import diary, shown_left
 from shared.crypto.certificates import from_pem
 from shared.errors import ConsiliumError
-from shared.local_page.words import days_level, disk_level
+from shared.local_page.words import days_level, disk_level, small
 
 RUN = "run"
 Part = TypeVar("Part")
@@ -78,7 +78,7 @@ def sentences(policy: Policy) -> list[str]:
     privacy, statistics = policy.privacy, policy.statistics
     protected = "Plans without protection are permitted." if privacy.unsafe_allow_unprotected else (
         f"Plans must protect patients, with ε up to {privacy.max_epsilon_per_plan:g} each"
-        f" and {privacy.max_epsilon_lifetime:g} in a lifetime, at δ = {privacy.delta:g}."
+        f" and {privacy.max_epsilon_lifetime:g} in a lifetime, at δ = {small(privacy.delta)}."
     )  # fmt: skip
     releases = {"dp": "with noise", "sum": "exactly, in sums over sites", "site": "exactly, for this site"}
     figures = " or ".join(releases[one] for one in statistics.release) or "not at all"

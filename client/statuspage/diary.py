@@ -22,11 +22,12 @@ LEAVES, REFUSED = "leaves-", "refused-"
 WEEK = timedelta(days=7)
 _LAST = 12
 
-_LEFT: Mapping[str, str] = {
-    "update": "an update of the model",
-    "measured": "sums of measurements",
-    "admission": "an answer to a greeting",
+KINDS: Mapping[str, tuple[str, str]] = {
+    "update": ("An update of the model", "updates of the model"),
+    "measured": ("A table of sums", "tables of sums"),
+    "welcome": ("An answer to a greeting", "answers to greetings"),
 }
+"""One, and several, of each kind of message (``shared.messages.Reply``)."""
 _SENTENCES: Mapping[str, str] = {
     "init": "This site was made.",
     "ingest": "Images were read in.",
@@ -93,8 +94,8 @@ def sentence_of(said: Mapping[str, Any]) -> str:
     event, counts = str(said.get("event", "")), _counts(said)
     if event.startswith(LEAVES):
         kind = event.removeprefix(LEAVES)
-        what = _LEFT.get(kind, f"a message of the kind {kind}")
-        return f"{what[:1].upper()}{what[1:]} left for round {counts.get('round', 0)}: {size(counts.get('bytes', 0))}."
+        what, _ = KINDS.get(kind, (f"A message of the kind {kind}", ""))
+        return f"{what} left for round {counts.get('round', 0)}: {size(counts.get('bytes', 0))}."
     if event in _SENTENCES:
         return _SENTENCES[event]
     if event.startswith(REFUSED):

@@ -12,7 +12,7 @@ from typing import Any
 
 from client.custodian.caller import status as ask_status
 from shared.errors import SiteDataError
-from shared.local_page.words import lasting
+from shared.local_page.words import count, lasting
 
 SOCKET, TOKEN, LOCK = "custodian.sock", "relay.token", "supernode.lock"
 SESSION, SECRET = "session.json", "superexec.secret"
@@ -36,7 +36,8 @@ def custodian(run: Path) -> Found:
     numbers: Found = {"busy_s": busy_s, "waiting": waiting, "answered": int(said.get("answered", 0))}
     if busy_s is None:
         return _found("up", "It waits for a question.") | numbers
-    return _found("busy", f"It has been working for {lasting(busy_s)}; {waiting} more wait.") | numbers
+    more = f"; {count(waiting, 'more request')} in line" if waiting else ""
+    return _found("busy", f"It has been working for {lasting(busy_s)}{more}.") | numbers
 
 
 def supernode(run: Path, locks: Path = LOCKS) -> Found:

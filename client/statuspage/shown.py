@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from client.terminal import listing
-from shared.local_page.words import Level, days_sentence, size
+from shared.local_page.words import Level, days_sentence, lasting, size
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -41,7 +41,8 @@ def lead(status: Status) -> str:
     if down:
         return f"This site takes no part in the federation {federation['name']} now: see {' and '.join(down)}."
     if status["custodian"]["state"] == "busy":
-        return f"This site works for the federation {federation['name']}: {status['custodian']['sentence']}"
+        busy = lasting(status["custodian"]["busy_s"])
+        return f"This site is working for the federation {federation['name']}, for {busy} by now."
     return f"This site is ready for the federation {federation['name']}."
 
 

@@ -80,6 +80,15 @@ def stop(federation: FederationFolder, run: str) -> None:
     raise RunError(f"run {run[:12]} does not go on", hint="consilium-server runs", code="run-over")
 
 
+def said(federation: FederationFolder, run: str) -> Iterator[str]:
+    """What the last process of a run has printed, until it ends; raises ``RunError`` where there was none."""
+    with _control(federation) as control:
+        newest = next((one.number for one in control.runs() if one.config.get(RUN) == run), None)
+        if newest is None:
+            raise RunError(f"run {run[:12]} was never started here", hint="consilium-server resume", code="run-over")
+        yield from (text for text, _ in control.log(newest))
+
+
 def _until_it_ends(federation: FederationFolder, folder: Path, number: int, began: float, look: Look) -> Followed:
     seen: Live | None = None
     while True:

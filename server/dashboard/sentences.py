@@ -157,7 +157,10 @@ def _answers(run: RunLook) -> str:
     asked = len(live.asked) + len(live.answered) + len(live.failed)
     if not asked:
         return "No site is asked at the moment."
-    said = f"{len(live.answered)} of {count(asked, 'site')} {'has' if len(live.answered) == 1 else 'have'} answered"
+    verb = "has" if len(live.answered) == 1 else "have"
+    said = (
+        f"{len(live.answered)} of {count(asked, 'site')} {verb} answered" if live.answered else "No site has answered"
+    )
     if live.asked:
         said += f"; {listed(live.asked)} {'is' if len(live.asked) == 1 else 'are'} awaited"
     if live.failed:

@@ -11,12 +11,14 @@ A proxy needs the gateway to listen elsewhere: ``listen`` in ``federation.toml``
 
 from __future__ import annotations
 
+import ipaddress
 import re
+from contextlib import suppress
 from importlib.resources import files as resources
 
 from jinja2 import Environment, StrictUndefined
 
-from server.federation_folder import CA_PEM, FederationFolder
+from server.federation_folder import CA_PEM, Federation, FederationFolder
 from server.link.gate import FLEET_CALLS, HEALTH, Limits
 from server.link.listen import HEAD_BYTES, HEAD_S, IDLE_S
 from server.link.places import LinkFolder
@@ -27,7 +29,7 @@ _PLAIN = re.compile(r"/[A-Za-z0-9/._+-]*")
 
 
 def nginx(federation: FederationFolder) -> str:
-    """The text, for the http block; raises ``FederationError`` ("proxy-listen", "proxy-path")."""
+    """The text, for the http block; raises ``FederationError`` ("proxy-listen", "proxy-name", "proxy-path")."""
     settings, folder = federation.settings, LinkFolder(federation.path.absolute())
     _require_apart(settings.listen, settings.port)
     if not _PLAIN.fullmatch(str(folder.root)):
@@ -41,6 +43,7 @@ def nginx(federation: FederationFolder) -> str:
         {
             "name": settings.name,
             "host": settings.host,
+            "certified": _dns_name(settings),
             "port": settings.port,
             "upstream": settings.listen,
             "chain": folder.certificate,
@@ -65,6 +68,20 @@ def _require_apart(listen: str, port: int) -> None:
             hint='set listen = "127.0.0.1:8443", or another free port, in federation.toml, and start again',
             code="proxy-listen",
         )
+
+
+def _dns_name(settings: Federation) -> str:
+    """A name that the gateway's certificate bears: nginx compares no addresses."""
+    for name in (settings.host, *settings.names):
+        with suppress(ValueError):
+            ipaddress.ip_address(name)
+            continue
+        return name
+    raise FederationError(
+        "the server certificate names addresses only, which nginx does not compare",
+        hint='add "localhost" to names in federation.toml, then consilium-server renew',
+        code="proxy-name",
+    )
 
 
 def _filled(said: dict[str, object]) -> str:

@@ -90,7 +90,7 @@ def schema(classes: int, dimensions: int) -> Schema:
     moments = (foreground, len(MEASURES))
     by_patient = (foreground, len(PATIENT_MEASURES))
     return Schema(
-        f"segmentation-2, {dimensions}-D, surface tolerance {TOLERANCE_MM:g} mm, lesions of IoU 1/10",
+        f"segmentation-3, {dimensions}-D, surface tolerance {TOLERANCE_MM:g} mm, lesions of IoU 1/10",
         (
             (VOXELS, (foreground, 3)),
             (SURFACE_VOXELS, (foreground, 2)),

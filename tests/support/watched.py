@@ -1,8 +1,8 @@
 """A federation that is being looked at: real folders, rosters, orders and rounds, as the real writers leave them."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -38,6 +38,9 @@ class Watched:
     def clock(self) -> datetime:
         return self.now
 
+    def seconds(self) -> float:
+        return self.now.timestamp()
+
     def nodes(self) -> tuple[Node, ...] | None:
         if not self.gateway:
             return None
@@ -53,7 +56,7 @@ class Watched:
         return begin(self.folder, plan or parse(PLAN_TEXT), lead, self.now, timedelta(days=2))
 
     def board(self, run: RunFolder) -> Board:
-        found = Board(run.path / LIVE, lambda: self.now.timestamp(), Live(run.run, run.plan.plan.name, 40))
+        found = Board(run.path / LIVE, self.seconds, Live(run.run, run.plan.plan.name, 40))
         found.say(headline="dice")
         return found
 
@@ -109,14 +112,3 @@ def damage(run: RunFolder) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(bytes(content))
-
-
-def later(seen: Watched, **by: float) -> Iterator[datetime]:
-    """Let time pass."""
-    seen.now += timedelta(**by)
-    yield seen.now
-
-
-def without_loss(record: RoundRecord) -> RoundRecord:
-    """A round whose sites told no loss."""
-    return replace(record, loss=None)

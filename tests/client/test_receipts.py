@@ -1,0 +1,242 @@
+"""Receipts: one line for each message that leaves, with what it is and what it cost, and no way to fill the disk."""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from deciding_hospital import DATASET, NOW, PRIVATE, RUN, Hospital, measure, plan_of, train
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting.pld import PLDAccountant
+from small_trust import code_of
+
+from client.commands import approve
+from client.commands.approve import Wanted
+from client.custodian.desk import Asked
+from client.custodian.wiring import Custodian, custodian
+from client.governance import approvals, receipts
+from client.governance.audit import verify
+from client.governance.receipts import Allowance
+from shared.messages import Envelope, Hello, Personalise, Refusal, Update, Welcome
+from shared.parcels import Parcel
+from shared.privacy.terms import statistics_terms, terms_for
+from shared.trust.orders import open_order
+
+HOUR = timedelta(hours=1)
+
+
+class Desk:
+    """A custodian of a hospital that approved a plan, and a clock that a test may turn."""
+
+    def __init__(self, folder: Any, **changes: Any) -> None:
+        self.hospital, self.plan, self.now = Hospital(folder), plan_of(**changes), NOW
+        wanted = Wanted(self.hospital.signed(self.plan), folder, DATASET, 3)
+        offer = approve.offered(self.hospital.site, wanted)
+        approve.approve(self.hospital.site, offer, "maria", lambda: NOW)
+        self.custodian: Custodian = custodian(self.hospital.site, lambda: self.now)
+
+    def ask(self, request: Any) -> tuple[Any, Parcel]:
+        parcel = self.hospital.parcel(self.plan, request)
+        reply = self.custodian.answer(parcel)
+        return self.hospital.read(reply, parcel), reply
+
+    def lines(self, *events: str) -> list[dict[str, Any]]:
+        said = map(json.loads, (self.hospital.site.path / "audit.jsonl").read_text().splitlines())
+        return [one for one in said if one["event"] in events]
+
+    def asked(self, request: Any) -> Asked:
+        order = open_order(self.hospital.order(self.plan), self.hospital.lead.verify_key)
+        return Asked(order, request, "ab" * 32)
+
+
+def google(steps: int, rate: float, noise: float) -> float:
+    event = SelfComposedDpEvent(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), steps)
+    return float(PLDAccountant(value_discretization_interval=1e-3).compose(event).get_epsilon(1e-5))
+
+
+# --- what leaves -----------------------------------------------------------------------------------------------------
+
+
+def test_an_update_has_a_line_with_its_digest_size_plan_run_and_round(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    update, reply = desk.ask(train(desk.plan, 2))
+    assert isinstance(update, Update)
+    (line,) = desk.lines("leaves-update")
+    assert line["dataset"] == DATASET
+    assert line["counts"] == {
+        "round": 2,
+        "bytes": len(reply.body),
+        "tensors": 1,
+        "values": update.values.size,
+        "bits": 32,
+    }
+    said = line["digests"]
+    assert said["message"] == hashlib.sha256(reply.body).hexdigest()
+    assert (said["plan"], said["run"]) == (desk.plan.digest(), RUN)
+    assert said["cohort"] == approvals.find(desk.hospital.site, desk.plan.digest()).cohort
+    assert "figures" not in line, "without privacy there is no figure to give"
+    assert verify(desk.hospital.site.path / "audit.jsonl", desk.hospital.site.signing_key().verify_key).lines
+
+
+def test_the_receipt_names_the_request_that_was_answered(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    parcel = desk.hospital.parcel(desk.plan, train(desk.plan))
+    desk.custodian.answer(parcel)
+    assert desk.lines("leaves-update")[0]["digests"]["request"] == hashlib.sha256(parcel.body).hexdigest()
+
+
+def test_a_welcome_and_measurements_have_lines_of_their_own(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    welcome, _ = desk.ask(Hello(Envelope(RUN, desk.plan.digest(), 0)))
+    assert isinstance(welcome, Welcome)
+    measured, _ = desk.ask(measure(desk.plan, "validation", 1))
+    (line,) = desk.lines("leaves-welcome")
+    assert (line["counts"]["round"], line["counts"]["tensors"]) == (0, 0)
+    (line,) = desk.lines("leaves-measured")
+    assert (line["counts"]["split.validation"], line["counts"]["values"]) == (1, measured.counts.size)
+
+
+def test_a_private_update_says_noise_clip_and_what_was_paid_so_far(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **PRIVATE)
+    for number in (1, 2):
+        assert isinstance(desk.ask(train(desk.plan, number))[0], Update)
+    terms = terms_for(desk.plan, "aachen")
+    lines = desk.lines("leaves-update")
+    for number, line in enumerate(lines, start=1):
+        figures = line["figures"]
+        assert (figures["noise_multiplier"], figures["clip_norm"]) == (terms.noise_multiplier, 0.5)
+        assert figures["delta"] == 1e-5
+        expected = google(number * terms.steps_per_round, terms.sampling_rate, terms.noise_multiplier)
+        assert figures["epsilon"] == pytest.approx(expected, rel=0.01)
+    assert lines[0]["figures"]["epsilon"] < lines[1]["figures"]["epsilon"]
+
+
+def test_private_statistics_say_their_own_noise_and_their_own_patients_cost(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **PRIVATE)
+    desk.ask(measure(desk.plan, "test", 3))
+    (line,) = desk.lines("leaves-measured")
+    terms = statistics_terms(desk.plan, "test")
+    assert line["figures"]["noise_multiplier"] == terms.noise_multiplier
+    assert "clip_norm" not in line["figures"]
+    assert line["figures"]["epsilon"] == pytest.approx(google(1, 1.0, terms.noise_multiplier), rel=0.01)
+
+
+def test_what_is_withdrawn_before_it_leaves_does_not_leave(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    request, site = train(desk.plan), desk.hospital.site
+    opened = desk.custodian.sites.warm.opened
+
+    def withdrawing(approval: Any) -> Any:
+        found = opened(approval)
+        approvals.withdraw(site, desk.plan.digest(), "jan", NOW)
+        return found
+
+    desk.custodian.sites.warm.opened = withdrawing  # type: ignore[assignment, method-assign]
+    assert code_of(lambda: desk.custodian.answer(desk.hospital.parcel(desk.plan, request))) == "withdrawn"
+    assert desk.lines("leaves-update") == []
+    assert [line["counts"]["code.withdrawn"] for line in desk.lines("refused-train")] == [1]
+
+
+# --- who is refused --------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_has_its_code_round_and_run(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    refused, _ = desk.ask(Personalise(Envelope(RUN, desk.plan.digest(), 9), train(desk.plan).weights, "test"))
+    assert isinstance(refused, Refusal)
+    (line,) = desk.lines("refused-personalise")
+    assert line["counts"] == {f"code.{refused.code}": 1, "round": 9, "split.test": 1}
+    assert line["digests"]["run"] == RUN
+
+
+def test_whoever_proves_nothing_is_written_down_by_code_alone(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    reply = desk.custodian.answer(Parcel("aachen", b"hello", b"", b"not an order"))
+    assert reply.signature
+    (line,) = desk.lines("refused-unproved")
+    assert line["counts"] == {"code.document-form": 1}
+    assert line["digests"] == {}
+
+
+def test_a_hostile_relay_cannot_fill_the_log(tmp_path: Any) -> None:
+    desk, more = Desk(tmp_path), 40
+    for _ in range(receipts.UNPROVED + more):
+        desk.custodian.answer(Parcel("aachen", b"", b"", b"{}"))
+    assert len(desk.lines("refused-unproved")) == receipts.UNPROVED
+    assert desk.lines("refused-more") == []
+    desk.now = NOW + HOUR
+    desk.custodian.answer(Parcel("aachen", b"", b"", b"{}"))
+    assert [line["counts"] for line in desk.lines("refused-more")] == [{"refusals": more}]
+    assert len(desk.lines("refused-unproved")) == receipts.UNPROVED + 1
+
+
+def test_what_was_counted_is_written_down_at_the_end(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    for _ in range(receipts.UNPROVED + 3):
+        desk.custodian.receipts.refused(None, "format")
+    for _ in range(2):
+        desk.custodian.receipts.close()
+    assert [line["counts"] for line in desk.lines("refused-more")] == [{"refusals": 3}]
+
+
+def test_strangers_do_not_use_up_the_lines_of_those_who_are_known(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    for _ in range(receipts.UNPROVED + 1):
+        desk.custodian.receipts.refused(None, "format")
+    desk.custodian.receipts.refused(desk.asked(train(desk.plan)), "budget")
+    assert len(desk.lines("refused-train")) == 1
+
+
+def test_a_proved_request_that_is_repeated_for_ever_is_counted_too(tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(receipts, "PROVED", 5)
+    desk = Desk(tmp_path)
+    asked = desk.asked(train(desk.plan))
+    for _ in range(9):
+        desk.custodian.receipts.refused(asked, "budget")
+    desk.custodian.receipts.close()
+    assert len(desk.lines("refused-train")) == 5
+    assert desk.lines("refused-more")[0]["counts"] == {"refusals": 4}
+
+
+def test_more_messages_than_any_run_needs_do_not_leave(tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(receipts, "ANSWERS", 2)
+    desk = Desk(tmp_path)
+    hello = Hello(Envelope(RUN, desk.plan.digest(), 0))
+    for _ in range(2):
+        assert isinstance(desk.ask(hello)[0], Welcome)
+    assert code_of(lambda: desk.ask(hello)) == "too-many-answers"
+    assert len(desk.lines("leaves-welcome")) == 2
+    desk.now = NOW + HOUR
+    assert isinstance(desk.ask(hello)[0], Welcome)
+
+
+def test_a_code_that_is_none_is_written_as_other(tmp_path: Any) -> None:
+    desk = Desk(tmp_path)
+    for code in ("Mueller^Anna", "", "x" * 80):
+        desk.custodian.receipts.refused(None, code)
+    assert [line["counts"] for line in desk.lines("refused-unproved")] == [{"code.other": 1}] * 3
+
+
+# --- so many an hour -------------------------------------------------------------------------------------------------
+
+
+def test_an_allowance_admits_so_many_an_hour_and_counts_the_others() -> None:
+    allowance, at = Allowance(3), datetime(2026, 1, 1, tzinfo=UTC)
+    admitted = []
+    for minute in range(5):
+        assert allowance.admit(at + timedelta(minutes=minute)) == 0
+        admitted.append(allowance.admitted)
+    assert admitted == [True, True, True, False, False]
+    assert allowance.admit(at + timedelta(minutes=59)) == 0
+    assert allowance.admit(at + HOUR) == 3
+    assert allowance.admitted
+
+
+def test_a_clock_that_goes_back_begins_another_hour() -> None:
+    allowance, at = Allowance(1), datetime(2026, 1, 1, tzinfo=UTC)
+    for _ in range(3):
+        allowance.admit(at)
+    assert not allowance.admitted
+    assert allowance.admit(at - timedelta(days=1)) == 2
+    assert allowance.admitted
