@@ -8,9 +8,10 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help demo test test-all check bench docs clean
+.PHONY: help demo demo-deployed test test-all check bench docs clean
 help:
 	@echo "make demo      set up, then four synthetic hospitals train one U-Net: DICOM to report"
+	@echo "make demo-deployed  set up, then three hospitals as real processes on this machine, one of them killed"
 	@echo "make test      set up, then the test suite"
 	@echo "make check     format, lint, types, import fences, style, fast tests"
 	@echo "make test-all  also the slow tests"
@@ -25,6 +26,10 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(BIN)/consilium-sim run demo --out demo-run --overwrite
+
+demo-deployed: $(READY)
+	@rm -rf demo-deployed
+	@$(BIN)/consilium-sim rehearse --out demo-deployed
 
 test: $(READY)
 	@$(BIN)/pytest -n 2 -m "not slow and not gpu"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,6 +85,21 @@ def approvals_command(site: Site = HERE, as_json: Json = False) -> None:
     say(as_json, approve_shown.listed_document(found), approve_shown.listed(found))
 
 
+def start_command(site: Site = HERE) -> None:
+    """Keep this site running: custodian and link."""
+    from client.commands.start import supervisor
+    from client.enrolment import require_pinned
+    from client.site_folder import SiteFolder
+
+    opened = SiteFolder.open(site)
+    require_pinned(opened)
+    keeper = supervisor(opened, os.environ, lambda news: typer.echo(f"{now():%H:%M:%S}  {news.sentence}", err=True))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: keeper.stop.set())
+    typer.echo(f"{opened.settings.site.name} runs; Ctrl-C stops it", err=True)
+    keeper.run()
+
+
 def custodian_command(site: Site = HERE) -> None:
     """Answer requests until told to stop."""
     from client.custodian.wiring import run
@@ -99,7 +116,8 @@ def register(app: typer.Typer) -> None:
         "approvals": approvals_command,
     }
     for name, command in commands.items():
-        app.command(name)(command)
+        app.command(name, hidden=name == "approvals")(command)
+    app.command("start")(start_command)
     app.command("custodian", hidden=True)(custodian_command)
 
 

@@ -74,18 +74,20 @@ def ask_nodes(
 ) -> Iterator[tuple[int, tuple[str, Reply]]]:
     """Send each node its request and yield (node, (site, reply)) as replies arrive, until the deadline."""
     end = time.monotonic() + deadline_s
-    bodies, waiting = _bodies(requests.values()), set[str]()
+    bodies, waiting = _bodies(requests.values()), dict[str, int]()
     for node, to in requests.items():
         record = parcel_to_record(post.seal(bodies[id(to.request)], to.site))
         message = Message(record, node, _KINDS[type(to.request)], ttl=deadline_s)
         # One by one: together, each would be in memory once more.
-        waiting.update(filter(None, grid.push_messages([message])))
+        waiting.update({identifier: node for identifier in grid.push_messages([message]) if identifier})
     while waiting and time.monotonic() < end:
         for message in grid.pull_messages(list(waiting)):
-            waiting.discard(message.metadata.reply_to_message_id)
-            node = message.metadata.src_node_id
-            to = requests[node]
-            yield node, _meant(_read(message, bodies[id(to.request)], post), to.site)
+            # By what it answers: that a node is gone is said by Flower itself, as another node.
+            answered = message.metadata.reply_to_message_id
+            if answered in waiting:
+                node = waiting.pop(answered)
+                to = requests[node]
+                yield node, _meant(_read(message, bodies[id(to.request)], post), to.site)
         if waiting:
             time.sleep(_POLL_S)
 

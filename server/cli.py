@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shared.crypto.locked_keys import Passphrase
     from shared.crypto.signing import SigningKey
     from shared.plan import Plan
+    from shared.supervision import News
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -171,15 +172,24 @@ def check(plan: Annotated[Path, typer.Argument(help="TOML file of a plan.")]) ->
 
 
 @app.command("start")
-def start_command(federation: Folder = _HERE) -> None:
+def start_command(
+    page: Annotated[int, typer.Option("--page", min=0, max=65535, help="Port of a page for you; 0: none.")] = 8701,
+    federation: Folder = _HERE,
+) -> None:
     """Keep the coordinator running; sites connect to it."""
-    from server.commands.start import supervisor
+    from server.commands.start import PAGE, page_address, supervisor
     from server.validity import days_left
 
     folder, console = _open(federation), Console(stderr=True)
     for warning in days_left(folder, _now()).warnings():
         typer.echo(f"warning: {warning}", err=True)
-    keeper = supervisor(folder, os.environ, lambda news: console.print(f"{_now():%H:%M:%S}  {news.sentence}"))
+
+    def tell(news: News) -> None:
+        console.print(f"{_now():%H:%M:%S}  {news.sentence}", markup=False, highlight=False)
+        if (news.program, news.kind) == (PAGE, "ready"):
+            console.print(f"page: {page_address(folder, page)}", markup=False, highlight=False, soft_wrap=True)
+
+    keeper = supervisor(folder, os.environ, tell, page)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.stop.set())
     typer.echo(f"{folder.settings.name} at {folder.settings.address}; Ctrl-C stops it", err=True)

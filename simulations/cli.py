@@ -261,6 +261,19 @@ def phantoms(
         )
 
 
+@app.command("rehearse")
+def rehearse_command(
+    out: Annotated[Path, typer.Option(help="Folder to write into; new or empty.")] = Path("rehearsal"),
+) -> None:
+    """Three hospitals as real processes: TLS, keys, privacy, one killed."""
+    from simulations.rehearsal.rehearse import rehearse
+    from simulations.rehearsal.shown import shown
+
+    console = Console(stderr=True)
+    for line in shown(rehearse(out.absolute(), Terminal(console))):
+        typer.echo(line)
+
+
 @app.command()
 def scenarios() -> None:
     """List the built-in scenarios."""

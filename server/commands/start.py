@@ -7,25 +7,36 @@ Promises
 
 from __future__ import annotations
 
+import socket
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from server.app import FEDERATION
+from server.dashboard.app import TOKEN
 from server.federation_folder import LOG, FederationFolder
 from server.link.launch import gateway_command, superexec_command
 from server.link.places import LinkFolder
+from shared.environment import SILENCE
+from shared.link import LOOPBACK
+from shared.local_page.serving import address
 from shared.supervision import Command, News, Program, Supervisor
 
-GATEWAY, COORDINATOR = "gateway", "coordinator"
+GATEWAY, COORDINATOR, PAGE = "gateway", "coordinator", "page"
 
 
 def supervisor(
-    federation: FederationFolder, inherited: Mapping[str, str], tell: Callable[[News], None], *more: Program
+    federation: FederationFolder, inherited: Mapping[str, str], tell: Callable[[News], None], page: int = 0
 ) -> Supervisor:
-    """What keeps the coordinator of ``federation`` running, and ``more`` with it."""
+    """What keeps the coordinator of ``federation`` running, with its page at the port ``page``; 0 has none."""
     root = federation.path.absolute()
     LinkFolder(root).prepare()
-    return Supervisor((*_programs(root, inherited), *more), tell)
+    return Supervisor((*_programs(root, inherited), *([_page(root, inherited, page)] if page else [])), tell)
+
+
+def page_address(federation: FederationFolder, port: int) -> str:
+    """What to type into a browser on this machine, once the page is ready."""
+    return address(port, (federation.path / TOKEN).read_text(encoding="ascii").strip())
 
 
 def _programs(root: Path, inherited: Mapping[str, str]) -> tuple[Program, Program]:
@@ -46,3 +57,13 @@ def _programs(root: Path, inherited: Mapping[str, str]) -> tuple[Program, Progra
         Program(GATEWAY, gateway, root / LOG / f"{GATEWAY}.log", ready=listens),
         Program(COORDINATOR, coordinator, root / LOG / f"{COORDINATOR}.log"),
     )
+
+
+def _page(root: Path, inherited: Mapping[str, str], port: int) -> Program:
+    command = Command((sys.executable, "-m", "server.dashboard", str(root), str(port)), {**inherited, **SILENCE})
+    return Program(PAGE, lambda: command, root / LOG / f"{PAGE}.log", ready=lambda _pid: _answers(port))
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0

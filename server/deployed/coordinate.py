@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from server.coordinator import Coordinator, Outcome, Setup
-from server.deployed.live import LIVE, Board, Live
+from server.deployed.board import Board
+from server.deployed.live import LIVE, Live
 from server.deployed.run_folder import JOURNAL, RunFolder, open_run
 from server.federation_folder import FederationFolder
 from server.fleet import Fleet
 from server.journal import Journal
 from server.post import Post, Signed
+from server.report.document import write_pdf
 from server.report.page import write_report
 from server.results import ROUNDS, Results, Timing, read_rounds, write_details, write_results
 from server.run_state import ModelFiles
@@ -68,7 +70,8 @@ def coordinate(root: Path, run: str, link: Link, clock: Callable[[], float] = ti
         board.say(state="failed", sentence=error.sentence, hint=error.hint)
         raise
     except BaseException as error:
-        board.say(state="failed", sentence=f"the coordinator failed: {type(error).__name__}", hint="see its log")
+        hint = f"consilium-server log {found.run[:12]} shows where"
+        board.say(state="failed", sentence=f"the coordinator failed: {type(error).__name__}", hint=hint)
         raise
     board.say(state="finished", phase="finished")
     return found.path
@@ -87,6 +90,7 @@ def _run(federation: FederationFolder, found: RunFolder, link: Link, board: Boar
     write_details(found.path, results)
     write_results(found.path, results)
     write_report(found.path)
+    write_pdf(found.path)
 
 
 def _setup(found: RunFolder, journal: Journal) -> Setup:

@@ -93,7 +93,7 @@ def test_a_caller_without_the_token_is_not_heard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "heard"), [(0o640, True), (0o600, True), (0o644, False), (0o660, False)])
-def test_a_token_that_others_may_read_or_write_is_not_used(tmp_path: Path, mode: int, heard: bool) -> None:  # noqa: FBT001
+def test_a_token_that_others_may_read_or_write_is_not_used(tmp_path: Path, mode: int, heard: bool) -> None:
     with custodian(tmp_path) as (socket, token):
         token.chmod(mode)
         if heard:

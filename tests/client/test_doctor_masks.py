@@ -68,7 +68,7 @@ def test_a_class_in_a_fifth_of_the_masks_is_not_rare() -> None:
 
 
 @pytest.mark.parametrize(("count", "rare"), [(2, True), (3, False)])
-def test_a_class_is_rare_below_one_mask_in_ten(count: int, rare: bool) -> None:  # noqa: FBT001 - what is expected
+def test_a_class_is_rare_below_one_mask_in_ten(count: int, rare: bool) -> None:
     rows = clean()
     rows[:count] = [row.but(mask=drawn(r2c2=2)) for row in rows[:count]]
     assert findings(rows) == ({"mask-classes": names(rows[:count])} if rare else {})

@@ -100,6 +100,30 @@ def test_an_error_of_flower_becomes_a_refusal_with_its_number() -> None:
     assert "error 3" in reply.sentence
 
 
+def test_an_error_that_flower_s_own_node_reports_is_that_of_the_node_that_was_asked() -> None:
+    """A SuperLink answers for a node that is gone, and signs with its own number."""
+
+    class Relayed(MemoryGrid):
+        def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
+            found = super().pull_messages(identifiers)
+            for message in found:
+                message.metadata.__dict__["_src_node_id"] = 1
+            return found
+
+    reply = ask(Relayed({11: Error(3, "node unavailable")}))[11]
+    assert isinstance(reply, Refusal)
+    assert reply.code == "transport"
+
+
+def test_a_reply_that_nobody_asked_for_is_dropped() -> None:
+    class Stranger(MemoryGrid):
+        def pull_messages(self, identifiers: Iterable[str]) -> list[Message]:
+            found = super().pull_messages(identifiers)
+            return [*found, *found]
+
+    assert set(ask(Stranger({11: "drive", 12: "stare"}))) == {11, 12}
+
+
 def test_a_message_that_cannot_be_understood_becomes_a_refusal() -> None:
     reply = ask(MemoryGrid({11: "garbage"}))[11]
     assert isinstance(reply, Refusal)

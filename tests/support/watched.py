@@ -10,7 +10,8 @@ import httpx
 from report_runs import PLAN_TEXT, PRIVATE, interval
 from small_trust import DAY, NOW, Member, new_federation, no_passphrase
 
-from server.deployed.live import LIVE, Board, Live
+from server.deployed.board import Board
+from server.deployed.live import LIVE, Live
 from server.deployed.run_folder import RunFolder, begin
 from server.federation_folder import FederationFolder
 from server.link.control import Node
