@@ -87,7 +87,7 @@ def approvals_command(site: Site = HERE, as_json: Json = False) -> None:
 
 def start_command(site: Site = HERE) -> None:
     """Keep this site running: custodian and link."""
-    from client.commands.start import supervisor
+    from client.commands.start import alone, supervisor
     from client.enrolment import require_pinned
     from client.site_folder import SiteFolder
 
@@ -96,8 +96,9 @@ def start_command(site: Site = HERE) -> None:
     keeper = supervisor(opened, os.environ, lambda news: typer.echo(f"{now():%H:%M:%S}  {news.sentence}", err=True))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.stop.set())
-    typer.echo(f"{opened.settings.site.name} runs; Ctrl-C stops it", err=True)
-    keeper.run()
+    with alone(opened):
+        typer.echo(f"{opened.settings.site.name} runs; Ctrl-C stops it", err=True)
+        keeper.run()
 
 
 def custodian_command(site: Site = HERE) -> None:

@@ -11,6 +11,7 @@ Promises
 - The coordinator's authority is pinned: no other one is trusted. ``HTTPS_PROXY`` and ``NO_PROXY`` are honoured.
 - A session that ``kill -9`` left open is closed before a new one begins, so that the coordinator learns at once that
   what was under way is lost, and the site is back in seconds instead of Flower's minute.
+- What a coordinator sends is not decompressed.
 - It ends with a status that says what to do (``Ending``); one SuperNode a folder, by a lock.
 
 It holds the node's key and no other, no image, and imports no torch.
@@ -46,6 +47,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
+from httpx import _decoders
 
 from client import bundle_guard
 from client.link_watch import Ending, Watch
@@ -121,6 +123,7 @@ def run(settings: NodeSettings) -> Watch:
     watch = Watch()
     watch.install()
     _ask_often()
+    _unpack_nothing()
     session = settings.run / "session.json"
     bundle_guard.install(
         settings.approved, _say, lambda node: replace_file(session, json.dumps({"node": node}).encode())
@@ -206,6 +209,12 @@ def _serve(settings: NodeSettings, state: NodeStateFactory, runtime: str, secret
         superexec_auth_secret=secret,
         runtime_dependency_install=False,
     )
+
+
+def _unpack_nothing() -> None:
+    """What a coordinator has compressed stays so, and is no message: a few bytes of it could fill this machine."""
+    for packed in _decoders.SUPPORTED_DECODERS.keys() - {"identity"}:
+        del _decoders.SUPPORTED_DECODERS[packed]
 
 
 def _ask_often() -> None:

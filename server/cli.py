@@ -177,7 +177,7 @@ def start_command(
     federation: Folder = _HERE,
 ) -> None:
     """Keep the coordinator running; sites connect to it."""
-    from server.commands.start import PAGE, page_address, supervisor
+    from server.commands.start import PAGE, alone, page_address, supervisor
     from server.validity import days_left
 
     folder, console = _open(federation), Console(stderr=True)
@@ -192,8 +192,9 @@ def start_command(
     keeper = supervisor(folder, os.environ, tell, page)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: keeper.stop.set())
-    typer.echo(f"{folder.settings.name} at {folder.settings.address}; Ctrl-C stops it", err=True)
-    keeper.run()
+    with alone(folder):
+        typer.echo(f"{folder.settings.name} at {folder.settings.address}; Ctrl-C stops it", err=True)
+        keeper.run()
 
 
 @app.command("run")

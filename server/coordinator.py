@@ -65,10 +65,11 @@ _MEASURED: dict[Phase, Measuring] = {Phase.MEASURING: "validation", Phase.TESTIN
 
 @dataclass(frozen=True)
 class Watch:
-    """Who looks on: called with the state before each event, and after each finished round."""
+    """Who looks on: called with the state before each event, after each finished round, and when sites are asked."""
 
     event: Callable[[State, Event], None] = lambda _state, _event: None
     round: Callable[[RoundRecord], None] = lambda _record: None
+    asked: Callable[[State], None] = lambda _state: None
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,9 @@ class Coordinator:
 
     def _ask(self, ask: Ask) -> list[Action]:
         """Ask everybody, count what comes until the deadline, keep what it brought; returns what is to be done next."""
+        self._watch.asked(self._state)
         question, intake = ask.question, self._intake(ask.question.phase)
-        greeting = Admission(fingerprint_of(self._setup.plan, self._setup.task)) if ask.greet else None
+        greeting = self._admission() if ask.greet else None
         if question.phase is Phase.TRAINING:
             self._began = time.perf_counter()
         requests = dict.fromkeys(ask.greet, self._hello()) | dict.fromkeys(ask.sites, self._request(question))
@@ -242,10 +244,14 @@ class Coordinator:
         setup = self._setup
         schema = setup.files.schema
         if phase is Phase.ADMITTING:
-            return Admission(fingerprint_of(setup.plan, setup.task))
+            return self._admission()
         if phase is Phase.TRAINING:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
         return measurements(setup.task, setup.plan, _MEASURED.get(phase, "test"))
+
+    def _admission(self) -> Admission:
+        plan = self._setup.plan
+        return Admission(fingerprint_of(plan, self._setup.task), plan.aggregation)
 
     def _keep(self, closed: Closed, intake: Intake) -> None:
         """Keep what a phase that has just ended brought."""

@@ -3,6 +3,7 @@
 Promises
 - ``take`` either counts a reply or raises a ``ConsiliumError`` and has changed nothing; its code goes into the journal.
 - A ``Refusal`` never counts; an answer to another question never counts.
+- A site's own words are kept as one line of printable characters, and bounded; its codes are names or "refusal".
 - Sums are exact and streaming. A single site's statistics are kept only where the plan releases them, and do not count
   where they hold a subgroup, or explanations, that the site must withhold.
 - Statistics that sites gave noise are only ever summed, and how much noise the sum holds is counted with it.
@@ -10,6 +11,7 @@ Promises
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
@@ -17,7 +19,7 @@ from typing import Literal, Protocol, TypeVar
 from server.aggregation.exact import CountSum, ExactSum, Total
 from server.site_curves import site_curves
 from shared.errors import ConsiliumError, ProtocolError, UpdateRejected
-from shared.evaluation.additive import Statistics
+from shared.evaluation.additive import CASES, PATIENTS, Statistics
 from shared.evaluation.curves import curves
 from shared.evaluation.design import PrivateSchema
 from shared.evaluation.estimates import Noised, estimates_block
@@ -27,14 +29,17 @@ from shared.evaluation.subgroup_metrics import subgroups_block
 from shared.evaluation.subgroups import Layout, Sent, layout, whole
 from shared.evaluation.summary import final_block, summarise
 from shared.fingerprint import Fingerprint, differences
-from shared.messages import Measured, Refusal, Reply, Update, Welcome
-from shared.plan import FixedPoint, Plan
+from shared.messages import Counts, Measured, Refusal, Reply, Update, Welcome
+from shared.plan import Aggregation, FixedPoint, Plan
 from shared.privacy.statistics import summed_std
 from shared.privacy.terms import statistics_terms
 from shared.tasks.task import Task, private_measures
 
 Kind = TypeVar("Kind", Welcome, Update, Measured)
 
+_CODE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LONGEST = 2000
+"""Characters of a site's own words that are kept."""
 _TOLD = 8
 """Differences named in one sentence; versions come first and explain most of the rest."""
 
@@ -50,11 +55,12 @@ class Intake(Protocol):
 class Admission:
     """Takes ``Welcome``: a site joins if its fingerprint agrees with the coordinator's.
 
-    A check against mistakes and not against attacks: what a site reports of itself is not verified.
+    The fingerprint is a check against mistakes and not against attacks: what a site reports of itself is not verified.
+    A weight that the plan itself gives is: no site has more of a say than everybody agreed to.
     """
 
-    def __init__(self, expected: Fingerprint) -> None:
-        self._expected = expected
+    def __init__(self, expected: Fingerprint, aggregation: Aggregation | None = None) -> None:
+        self._expected, self._aggregation = expected, aggregation
         self.weights: dict[str, int] = {}
 
     def take(self, site: str, reply: Reply) -> None:
@@ -71,7 +77,21 @@ class Admission:
             )
         if welcome.weight < 1:
             raise ProtocolError(f"the site announces weight {welcome.weight}, at least 1 is needed", code="weight")
+        agreed = self._agreed(site)
+        if agreed not in (None, welcome.weight):
+            raise ProtocolError(
+                f"the site announces weight {welcome.weight}, the plan gives it {agreed}",
+                hint="run the same version at every site; if they agree, ask this one why",
+                code="weight",
+            )
         self.weights[site] = welcome.weight
+
+    def _agreed(self, site: str) -> int | None:
+        """What the plan says; None where a site counts its own patients."""
+        said = self._aggregation
+        if said is None or said.weights == "patients":
+            return None
+        return 1 if said.weights == "equal" else said.public_weights.get(site, 0)
 
 
 class Updates:
@@ -156,11 +176,19 @@ class Measurements:
     def take(self, site: str, reply: Reply) -> None:
         """Add the statistics of ``site``."""
         measured = _expect(reply, Measured)
-        if measured.schema == self._leaving.digest():
+        if measured.schema == self._leaving.digest() and measured.counts.shape == (self._leaving.length,):
             self._leaving.require_told(measured.counts)
+            self._require_possible(measured.counts)
         self._sum.add(measured)
         if self._leaving.measured.release == "site":
             self._sites[site] = self._leaving.parts(measured.counts)
+
+    def _require_possible(self, counts: Counts) -> None:
+        told = self._leaving.parts(counts)[0].counts
+        if (told[PATIENTS] < 0).any() or (told[CASES] < told[PATIENTS]).any():
+            raise UpdateRejected(
+                "the statistics are of fewer cases than patients, or of fewer than none", code="statistics-counts"
+            )
 
     def result(self) -> Measurement:
         """What was measured by all sites that answered."""
@@ -209,8 +237,15 @@ def judge(intake: Intake, site: str, reply: Reply) -> tuple[str, str]:
     try:
         intake.take(site, reply)
     except ConsiliumError as error:
-        return error.code, error.sentence
+        code = error.code if _CODE.fullmatch(error.code) else "refusal"
+        return code, _one_line(error.sentence)
     return "", ""
+
+
+def _one_line(sentence: str) -> str:
+    """``sentence`` as it may stand in a journal, a page and a terminal: what a site says may be anything."""
+    shown = "".join(one if one.isprintable() else " " for one in sentence[:_LONGEST])
+    return shown if len(sentence) <= _LONGEST else f"{shown}…"
 
 
 def _expect(reply: Reply, kind: type[Kind]) -> Kind:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.errors import ConsiliumError
+
 PRIVATE = 0o600
 """For its owner alone."""
 SHARED = 0o666
@@ -49,6 +51,20 @@ def alone(path: Path) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def held(path: Path, refusal: ConsiliumError) -> Iterator[None]:
+    """Hold the lock file at ``path`` as ``alone`` does; raises ``refusal`` at once where somebody else holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
         yield
     finally:
         os.close(handle)

@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from shared.errors import PlanError
 from shared.plan_errors import describe
 from shared.plan_preprocessing import Preprocessing
-from shared.plan_section import Count, Extent, Fraction, Momentum, NonNegative, Positive, Section
+from shared.plan_section import Count, Extent, Fraction, Label, Momentum, NonNegative, Positive, Section
 
 OTHER, UNKNOWN = "other", "unknown"
 """Levels that every column of ``[evaluation.subgroups]`` has besides its own."""
@@ -48,7 +48,7 @@ class Data(Section):
     """``[data]``: which images, which classes, and how patients are divided."""
 
     modality: Literal["ct", "mr", "us", "xray", "fundus", "other"]
-    classes: Annotated[tuple[str, ...], Field(min_length=2)]
+    classes: Annotated[tuple[Label, ...], Field(min_length=2)]
     labels: Literal["exclusive", "multilabel"] = "exclusive"
     train_fraction: Fraction = 0.6
     validation_fraction: Fraction = 0.15
@@ -226,7 +226,7 @@ class Evaluation(Section):
     release: Literal["sum", "site", "dp"] = "sum"
     floor: Annotated[int, Field(ge=3)] = 5
     """Fewest patients of a subgroup whose numbers are told."""
-    subgroups: dict[Column, Annotated[tuple[str, ...], Field(min_length=1)]] = {}  # noqa: RUF012 - pydantic copies it
+    subgroups: dict[Column, Annotated[tuple[Label, ...], Field(min_length=1)]] = {}  # noqa: RUF012 - pydantic copies it
     """Public levels by column; every other value counts as ``OTHER``, a missing one as ``UNKNOWN``."""
     operating_point: OperatingPoint | None = None
     recalibrate: Literal["none", "temperature"] = "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -12,6 +12,16 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Extent = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a name is of printable characters, in one line")
+    return text
+
+
+Label = Annotated[str, Field(max_length=200), AfterValidator(_one_line)]
+"""What people read in terminals and pages: nothing in it moves a cursor or turns the direction of writing."""
 
 
 class Section(BaseModel):

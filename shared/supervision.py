@@ -2,7 +2,8 @@
 
 Promises
 - A process that ends is started again after a pause, which doubles from ``FIRST_PAUSE_S`` to ``LONGEST_PAUSE_S`` and
-  begins anew once it has run for ``HEALTHY_S``. Exit codes that mean something have their own sentence and pause.
+  begins anew once it has run for ``HEALTHY_S``. Exit codes that mean something have their own sentence and pause; for
+  others the last ``error:`` that the process printed is told.
 - Whoever is told to stop stops the processes in reverse order: asked first (SIGTERM), made to after ``GRACE_S``.
 - A process whose supervisor was killed is ended by the kernel (Linux), so nothing is left behind that nobody watches.
 - What a process prints goes to its own file, for the owner alone, which is put aside once it is larger than
@@ -28,7 +29,7 @@ from typing import IO, Literal
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, HEALTHY_S, GRACE_S = 0.5, 60.0, 60.0, 10.0
 LARGEST_LOG = 10 << 20
-_TICK_S = 0.1
+_TICK_S, _ERROR = 0.1, "error: "
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
@@ -95,6 +96,7 @@ class _Kept:
     program: Program
     process: subprocess.Popen[bytes] | None = None
     began: float = 0.0
+    logged: int = 0
     again_at: float = 0.0
     pause_s: float = FIRST_PAUSE_S
     ready: bool = False
@@ -147,6 +149,7 @@ class Supervisor:
     def _start(self, kept: _Kept) -> None:
         program, command = kept.program, kept.program.command()
         with _log(program.log) as log:
+            kept.logged = log.seek(0, os.SEEK_END)
             kept.process = subprocess.Popen(  # noqa: S603 - what we are told to start
                 command.argv,
                 env=dict(command.environment),
@@ -165,7 +168,7 @@ class Supervisor:
             kept.pause_s = FIRST_PAUSE_S
         meaning = kept.program.meanings.get(code)
         pause_s = meaning.pause_s if meaning else kept.pause_s
-        said = meaning.sentence if meaning else _in_words(code)
+        said = meaning.sentence if meaning else _last_error(kept.program.log, kept.logged) or _in_words(code)
         kept.process, kept.ready, kept.again_at = None, False, now + pause_s
         if meaning is None:
             kept.pause_s = min(2 * kept.pause_s, LONGEST_PAUSE_S)
@@ -186,6 +189,17 @@ class Supervisor:
         _signal(process, signal.SIGKILL)
         kept.process = None
         self.tell(News(kept.program.name, "stopped", f"{kept.program.name} was stopped", process.returncode))
+
+
+def _last_error(log: Path, start: int) -> str:
+    """The last ``error:`` in a log from ``start`` on; "" where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(start)
+            lines = file.read(LARGEST_LOG).decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix(_ERROR) for line in reversed(lines) if line.startswith(_ERROR)), "")
 
 
 def _in_words(code: int) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from client.commands.check import check, events_of
@@ -33,18 +33,16 @@ from client.pinned import Pinned
 from client.site_folder import LEDGER, SiteFolder
 from client.workbench import Workbench
 from shared.durable import replace_file
-from shared.errors import ModelError, PlanError, PolicyError
+from shared.errors import ModelError, PolicyError
 from shared.messages import Split
 from shared.plan import Plan
 from shared.privacy.accounting import epsilon, rounds_left
 from shared.privacy.events import Event
 from shared.privacy.terms import terms_for
-from shared.trust.plans import open_plan
+from shared.trust.plans import open_plan, weights_file
 
 if TYPE_CHECKING:
     from client.data.cohort.manifest import Cohort
-
-_WEIGHTS = ".safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +171,9 @@ def weights(plan: Plan, beside: Path) -> bytes | None:
         PlanError: it names a file outside ``beside``, or none of weights ("weights-path").
         ModelError: the file cannot be read, or is another one.
     """
-    said = plan.model.pretrained
-    if said is None:
+    said, path = plan.model.pretrained, weights_file(plan)
+    if said is None or path is None:
         return None
-    path = PurePosixPath(said.file)
-    if path.is_absolute() or ".." in path.parts or path.suffix != _WEIGHTS or "\\" in said.file:
-        raise PlanError(
-            "model.pretrained.file leads out of the folder of the plan, or is no .safetensors file",
-            hint="ask the lead for a plan that names a file beside it",
-            code="weights-path",
-        )
     try:
         content = (beside / path).read_bytes()
     except OSError as error:

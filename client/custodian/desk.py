@@ -12,16 +12,18 @@
 4   people here approved the plan, and did not   not-approved, withdrawn
     withdraw it
 5   the policy lets this lead ask, now           policy
-6   the run goes forwards                        outdated, replayed-otherwise, too-many-runs, sequence-damaged
-7   the site answers                             whatever ``client.site`` refuses
-8   the receipt is on the disk                   audit-missing, audit-broken, disk-full
-9   the reply is signed, and leaves
+6   the plan lets a run ask this                 round, not-in-plan
+7   the run goes forwards                        outdated, replayed-otherwise, too-many-runs, sequence-damaged
+8   the site answers                             whatever ``client.site`` refuses
+9   the receipt is on the disk                   audit-missing, audit-broken, disk-full
+10  the reply is signed, and leaves
 ==  ===========================================  =======================================================================
 
 Promises
 - Every parcel is answered, and every answer is signed by this site: a refusal proves that the site refused.
 - Nothing leaves without a receipt in the audit log, and refusals have their line there too.
-- Whoever cannot prove to be asked by the lead learns the code of the first check that failed, and nothing else.
+- Whoever cannot prove to be asked by the lead learns which check failed first and what it compared of the order: this
+  site's clock and public keys, and nothing of plans, approvals, policy or data.
 
 Approvals, receipts and opening a site are handed in: who they are is ``client.custodian.wiring``'s.
 """
@@ -34,6 +36,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from client.custodian.in_plan import require_in_plan
 from client.custodian.sequence import Question, Sequence, ask_again
 from client.governance.judgement import permits_now, permits_sender
 from client.governance.policy import Policy
@@ -162,7 +165,7 @@ class Desk:
         return Asked(order, request, digest(parcel.body))
 
     def _permitted(self, asked: Asked) -> Approved:
-        """Checks 4 to 6."""
+        """Checks 4 to 7."""
         approval = self.approved(asked.order.plan_digest)
         policy, lead = self.policy(), self.standing.lead.fingerprint()
         # A round that has begun is finished: only its beginning has hours.
@@ -170,6 +173,7 @@ class Desk:
         for refused in (permits_sender(policy, lead, lead), permits_now(policy, self.now()) if begins else None):
             if refused is not None:
                 raise PolicyError(refused.sentence, hint=refused.hint)
+        require_in_plan(asked.request, approval.plan)
         if not ask_again(asked.request):
             sequence = Sequence(approval.folder / "runs", approval.runs)
             sequence.admit(asked.order.run, Question.of(asked.request, asked.sha256))

@@ -53,14 +53,14 @@ def joined(pieces: Iterable[bytes], most_bytes: int) -> Parcel:
             hint="raise the limit of this custodian if the model is as large as that",
             code="too-large",
         )
-    body, filled = bytearray(length), 0
+    # It grows with what arrives: an announcement alone takes no memory.
+    body = bytearray()
     for piece in rest:
-        if filled + len(piece) > length:
-            raise _broken(f"more than the {length} bytes announced")
-        body[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    if filled < length:
-        raise _broken(f"{filled} of {length} bytes")
+        if not piece or len(body) + len(piece) > length:
+            raise _broken(f"an empty piece, or more than the {length} bytes announced")
+        body += piece
+    if len(body) < length:
+        raise _broken(f"{len(body)} of {length} bytes")
     return Parcel(head["site"], bytes(body), bytes.fromhex(head["signature"]), bytes.fromhex(head["order"]))
 
 

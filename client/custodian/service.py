@@ -8,6 +8,9 @@ Promises
 - A job that takes longer than its limit, or whose approval was withdrawn meanwhile, ends with the process: nothing of
   it leaves, the ledger keeps what was reserved, and the supervisor starts another custodian.
 - ``status`` is answered while a job runs.
+- An error that nobody foresaw is told by its type and place to this process's own log, without its text; a relay that
+  made it happen reads no word of it.
+- Nothing is decompressed: a message that says it is packed is refused before it is looked at.
 
 What a parcel gets is ``client.custodian.desk``'s.
 """
@@ -16,9 +19,11 @@ from __future__ import annotations
 
 import hmac
 import json
+import logging
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TookTooLong
@@ -42,6 +47,9 @@ STOPPED = 75
 """Exit code of a custodian that ended a job by ending itself (EX_TEMPFAIL: try again)."""
 
 _LONGEST_PATH = 107
+_UNPACKED = 1
+"""gRPC's bit set of compressions with "identity" alone."""
+_log = logging.getLogger(__name__)
 _TICK_S = 0.5
 
 
@@ -127,6 +135,12 @@ class Service:
                 reply = self._served(parcel, context)
         except ConsiliumError as error:
             reply = Parcel("", reply_to_bytes(Refusal(error.code, error.sentence, error.hint)))
+        except grpc.RpcError:
+            raise
+        except Exception as error:  # noqa: BLE001 - gRPC would send its text to the relay
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("a request could not be answered: %s\n%s", type(error).__name__, where)
+            context.abort(grpc.StatusCode.INTERNAL, "the custodian failed")
         yield from cut(reply)
 
     def _served(self, parcel: Parcel, context: grpc.ServicerContext) -> Parcel:
@@ -176,7 +190,8 @@ def listen(service: Service, socket: Path) -> grpc.Server:
             code="socket",
         )
     socket.unlink(missing_ok=True)
-    server = grpc.server(ThreadPoolExecutor(WAITING + 4, "calls"), options=[("grpc.so_reuseport", 0)])
+    options = [("grpc.so_reuseport", 0), ("grpc.compression_enabled_algorithms_bitset", _UNPACKED)]
+    server = grpc.server(ThreadPoolExecutor(WAITING + 4, "calls"), options=options)
     server.add_generic_rpc_handlers((service.handlers(),))
     server.add_insecure_port(f"unix:{socket}")
     server.start()

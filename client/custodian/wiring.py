@@ -13,6 +13,7 @@
 Promises
 - Whom to trust, what was approved and what the policy says is read from the folder for each request, so a withdrawal
   and a new policy hold at once; a plan that was approved anew, for another cohort, is opened anew.
+- The folder of its socket is its user's, and nobody else may write to it ("run-folder").
 - One custodian for a folder ("folder-in-use"), by a lock that the operating system takes back from a process that ends.
 - A plan that is withdrawn while it is computed ends the process (``STOPPED``): nothing of it leaves.
 - SIGTERM and SIGINT end it: what has no answer after ``GRACE_S`` gets none.
@@ -27,6 +28,7 @@ import os
 import secrets
 import shutil
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -212,6 +214,7 @@ def _signals() -> threading.Event:
 def _alone(site: SiteFolder) -> Iterator[Path]:
     folder = site.path / RUN
     folder.mkdir(mode=0o700, exist_ok=True)
+    _require_ours(folder)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,6 +227,17 @@ def _alone(site: SiteFolder) -> Iterator[Path]:
         ) from None
     finally:
         os.close(handle)
+
+
+def _require_ours(folder: Path) -> None:
+    """Whoever else may write there could put a socket of theirs in the place of ours."""
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise SiteDataError(
+            f"others may write to the folder of the custodian's socket (mode {stat.S_IMODE(found.st_mode):04o})",
+            hint="it must be this user's, and nobody else may write to it: chmod 0750, or 2750 with the relay's group",
+            code="run-folder",
+        )
 
 
 def main(words: list[str] | None = None) -> int:

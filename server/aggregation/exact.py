@@ -40,6 +40,7 @@ Put = Callable[[NDArray[np.int64], NDArray[np.int32] | NDArray[np.int64]], None]
 LARGEST_WEIGHT = 1_000_000
 LARGEST_TOTAL = 2**32 - 1
 LARGEST_COUNT = 2**52
+LONGEST_S = 366 * 86400.0
 MOST_SITES = 2**11 - 1
 INT32_BOUND = 2**31
 
@@ -154,7 +155,7 @@ class ExactSum:
             raise UpdateRejected(f"the update should be {length} int32 values, not {found}", code="update-length")
         if not 1 <= update.weight <= LARGEST_WEIGHT or self._sum.weight + update.weight > LARGEST_TOTAL:
             raise UpdateRejected(f"the weight {update.weight} is not one that can be added", code="update-weight")
-        if min(update.steps, update.saturated) < 0 or abs(update.loss_sum) > LARGEST_COUNT:
+        if not _possible(update):
             raise UpdateRejected("the update's loss or counts are impossible", code="update-counts")
         if self._bound < INT32_BOUND and _peak(values) > self._bound:
             raise UpdateRejected(
@@ -189,6 +190,11 @@ class CountSum:
     def total(self) -> Counts:
         """The sum so far, shape (length,), int64, as a copy."""
         return self._counts.copy()
+
+
+def _possible(update: Update) -> bool:
+    counts = (update.steps, update.saturated, abs(update.loss_sum))
+    return min(counts) >= 0 and max(counts) <= LARGEST_COUNT and 0 <= update.seconds <= LONGEST_S
 
 
 def _peak(values: NDArray[np.int32] | NDArray[np.int64]) -> int:

@@ -9,6 +9,7 @@ Promises
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ from server.deployed.run_folder import RunFolder
 from server.federation_folder import FederationFolder
 from server.link.control import Control, FlowerRun
 from server.link.places import LinkFolder
-from shared.errors import RunError
+from shared.errors import CapacityError, RunError
 
 ATTEMPTS = 5
 _POLL_S = 0.5
 _OVER = "finished"
+_LEAST_FREE = 1 << 20
+"""Bytes: below it neither the journal nor Flower's database can be written."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,13 @@ Look = Callable[[Live], None]
 
 
 def start(federation: FederationFolder, found: RunFolder) -> int:
-    """Let the run begin, or go on; returns Flower's number for it. Raises ``RunError`` where it goes on already."""
+    """Let the run begin, or go on; returns Flower's number for it.
+
+    Raises:
+        RunError: it goes on already.
+        CapacityError: the disk is full.
+    """
+    _require_space(found)
     with _control(federation) as control:
         for one in control.runs():
             if one.config.get(RUN) == found.run and one.state != _OVER:
@@ -61,10 +70,13 @@ def follow(federation: FederationFolder, found: RunFolder, number: int, look: Lo
 
     Raises:
         RunError: it ended and did not finish.
+        CapacityError: the disk is full, and no process could even say so.
     """
     began, attempts = clock(), 1
     while True:
         followed = _until_it_ends(federation, found.path, number, began, look)
+        if not followed.decided:
+            _require_space(found)
         if followed.decided or attempts == ATTEMPTS or followed.outcome == "stopped":
             return _finished(followed, found.run)
         attempts, began, number = attempts + 1, clock(), start(federation, found)
@@ -115,12 +127,23 @@ def _state(federation: FederationFolder, number: int) -> FlowerRun | None:
         return None
 
 
+def _require_space(found: RunFolder) -> None:
+    free = shutil.disk_usage(found.path).free
+    if free < _LEAST_FREE:
+        raise CapacityError(
+            f"the disk is full: {free} bytes are free where run {found.run[:12]} is kept",
+            hint=f"free some space, then consilium-server resume {found.run[:12]}: nothing that was finished is lost",
+            code="disk-full",
+        )
+
+
 def _finished(followed: Followed, run: str) -> Live:
     live = followed.live
     if live is not None and live.state == "finished":
         return live
     hint = (live.hint if live else "") or f"consilium-server resume {run[:12]} goes on from the last finished round"
-    said = live.sentence if live and live.sentence else f"its process ended ({followed.outcome or 'killed'})"
+    ended = "it was stopped" if followed.outcome == "stopped" else f"its process ended ({followed.outcome or 'killed'})"
+    said = live.sentence if live and live.sentence else ended
     raise RunError(f"run {run[:12]} did not finish: {said}", hint=hint, code="run-ended")
 
 

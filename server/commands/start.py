@@ -2,6 +2,7 @@
 
 Promises
 - The gateway comes first; what needs it starts when it listens. Each is restarted when it ends.
+- One folder is kept running once: a second command is refused.
 - ``CONSILIUM_FEDERATION`` tells the coordinator's process where the federation is, and nobody else.
 """
 
@@ -10,14 +11,17 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from server.app import FEDERATION
 from server.dashboard.app import TOKEN
-from server.federation_folder import LOG, FederationFolder
+from server.federation_folder import LINK, LOG, FederationFolder
 from server.link.launch import gateway_command, superexec_command
 from server.link.places import LinkFolder
+from shared.durable import held
 from shared.environment import SILENCE
+from shared.errors import RunError
 from shared.link import LOOPBACK
 from shared.local_page.serving import address
 from shared.supervision import Command, News, Program, Supervisor
@@ -32,6 +36,18 @@ def supervisor(
     root = federation.path.absolute()
     LinkFolder(root).prepare()
     return Supervisor((*_programs(root, inherited), *([_page(root, inherited, page)] if page else [])), tell)
+
+
+def alone(federation: FederationFolder) -> AbstractContextManager[None]:
+    """Hold the folder while a coordinator is kept running; raises ``RunError`` where another one is."""
+    folder = LinkFolder(federation.path)
+    folder.prepare()
+    refusal = RunError(
+        "another coordinator works in this federation folder",
+        hint="stop it first; two coordinators never share a folder",
+        code="folder-in-use",
+    )
+    return held(federation.path / LINK / "start.lock", refusal)
 
 
 def page_address(federation: FederationFolder, port: int) -> str:

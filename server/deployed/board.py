@@ -36,7 +36,11 @@ class Board:
 
     def watch(self) -> Watch:
         """Looks on at a coordinator."""
-        return Watch(self._event, self._round)
+        return Watch(self._event, self._round, self._asked)
+
+    def _asked(self, state: State) -> None:
+        asked = tuple(sorted(state.asked))
+        self.say(phase=state.phase.value, round=state.round, asked=asked, answered=(), failed={})
 
     def _event(self, state: State, event: Event) -> None:
         new = (state.phase.value, state.round) != (self.now.phase, self.now.round)

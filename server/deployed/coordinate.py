@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,7 @@ from server.results import ROUNDS, Results, Timing, read_rounds, write_details, 
 from server.run_state import ModelFiles
 from shared import models, tasks
 from shared.arrays import read_vector, schema_of
+from shared.checkpoint import DISK_FULL
 from shared.crypto.signing import VerifyKey
 from shared.errors import ConsiliumError, RunError
 from shared.plan import Plan
@@ -66,15 +68,22 @@ def coordinate(root: Path, run: str, link: Link, clock: Callable[[], float] = ti
     board.say(headline=task.headline)
     try:
         _run(federation, found, link, board)
-    except ConsiliumError as error:
-        board.say(state="failed", sentence=error.sentence, hint=error.hint)
-        raise
     except BaseException as error:
-        hint = f"consilium-server log {found.run[:12]} shows where"
-        board.say(state="failed", sentence=f"the coordinator failed: {type(error).__name__}", hint=hint)
+        sentence, hint = _why(error, found.run)
+        with suppress(OSError):  # where nothing can be written, whoever follows the run sees that the disk is full
+            board.say(state="failed", sentence=sentence, hint=hint)
         raise
     board.say(state="finished", phase="finished")
     return found.path
+
+
+def _why(error: BaseException, run: str) -> tuple[str, str]:
+    """Why a run ended, and what to do."""
+    if isinstance(error, ConsiliumError):
+        return error.sentence, error.hint
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return "the disk is full", "free some space, then resume the run"
+    return f"the coordinator failed: {type(error).__name__}", f"consilium-server log {run[:12]} shows where"
 
 
 def _run(federation: FederationFolder, found: RunFolder, link: Link, board: Board) -> None:

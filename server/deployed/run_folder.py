@@ -37,7 +37,7 @@ from shared.durable import SHARED, fsync_folder, replace_file
 from shared.errors import RunError
 from shared.plan import Plan
 from shared.trust.orders import RunOrder, Times, make_order, open_order, sign_order
-from shared.trust.plans import open_plan, sign_plan
+from shared.trust.plans import open_plan, sign_plan, weights_file
 
 ORDER, SIGNED_PLAN, KEY, JOURNAL = "order.json", "plan.json", "run.key", "journal.sqlite"
 _PRIVATE = 0o700
@@ -133,13 +133,15 @@ def _named(federation: FederationFolder, start: str) -> str:
 
 def _copy_weights(federation: FederationFolder, plan: Plan, folder: Path) -> None:
     """Pretrained weights lie beside the federation's settings; a run keeps its own copy."""
-    if plan.model.pretrained is not None:
+    path = weights_file(plan)
+    if path is not None:
         try:
-            shutil.copyfile(federation.path / plan.model.pretrained.file, folder / plan.model.pretrained.file)
+            (folder / path).parent.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+            shutil.copyfile(federation.path / path, folder / path)
         except OSError as error:
             raise RunError(
                 f"the plan's pretrained weights cannot be read: {error.strerror}",
-                hint=f"put {plan.model.pretrained.file} into the federation folder, and send it to the sites",
+                hint=f"put {path} into the federation folder, and send it to the sites",
                 code="weights-missing",
             ) from None
 

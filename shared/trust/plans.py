@@ -1,6 +1,7 @@
 """A plan that the lead has signed: what hospitals approve, by its digest.
 
 Promises
+- A file that a plan names stays in the folder that it is looked for in, at the lead's and at every site.
 - The plan stands in it as the one text that ``Plan.canonical_bytes`` makes, and its digest is that text's. Opening it
   reads the text again, and refuses one that this installation would write in another way: what is approved is what
   runs.
@@ -11,16 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from shared.crypto.signing import SigningKey, VerifyKey
-from shared.errors import ProtocolError
+from shared.errors import PlanError, ProtocolError
 from shared.plan import Plan, from_document
 from shared.trust.documents import Digest, Document, Moment, opened, seal, stamp
 
 _MOST_CHARACTERS = 2**18
+_WEIGHTS = ".safetensors"
 
 
 class SignedPlan(Document):
@@ -61,6 +64,25 @@ def open_plan(content: bytes, lead: VerifyKey) -> Plan:
             code="plan-version",
         )
     return plan
+
+
+def weights_file(plan: Plan) -> PurePosixPath | None:
+    """Where the weights that ``plan`` starts from lie, seen from the folder of the plan; None where it names none.
+
+    Raises:
+        PlanError: it names a file outside that folder, or none of weights ("weights-path").
+    """
+    if plan.model.pretrained is None:
+        return None
+    said = plan.model.pretrained.file
+    path = PurePosixPath(said)
+    if path.is_absolute() or ".." in path.parts or path.suffix != _WEIGHTS or "\\" in said or not said.isprintable():
+        raise PlanError(
+            "model.pretrained.file leads out of the folder of the plan, or is no .safetensors file",
+            hint="ask the lead for a plan that names a file beside it",
+            code="weights-path",
+        )
+    return path
 
 
 def _document(text: bytes) -> dict[str, object]:

@@ -153,7 +153,7 @@ def _run(running: Processes, out: Path, federation: Path, names: list[str], stag
     folder = federation / RUNS / said.split()[0]
     victim, rounds = names[-1], 0
     with stages.stage("running", load(PLAN).plan.rounds) as advance:
-        _wait(f"{victim} trains", lambda: _trains(folder, out / victim), running)
+        _wait(f"{victim} trains", lambda: _over(folder) or _trains(folder, out / victim), running)
         running.kill(victim)
         stages.tell(f"{victim} was killed (kill -9, all its processes) while it trained in round {DIES_IN}")
         time.sleep(_AWAY_S)

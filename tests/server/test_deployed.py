@@ -56,6 +56,22 @@ def test_what_goes_on_stands_in_one_small_file(tmp_path: Path) -> None:
     assert live.failed == {}
 
 
+def test_who_is_asked_is_known_before_anybody_has_answered(tmp_path: Path) -> None:
+    seen: list[tuple[str, int, tuple[str, ...]]] = []
+
+    def look(site: str, _request: Parcel, reply: Parcel) -> Parcel:
+        live = read_live(found.path)
+        if site == SITES[0] and live is not None:
+            seen.append((live.phase, live.round, live.asked))
+        return reply
+
+    deployed = Deployed(tmp_path, tiny_plan(plan__rounds=1), look)
+    found = deployed.order()
+    deployed.run(found)
+    phases = ["admitting", "training", "measuring", "testing"]
+    assert seen == [(phase, int(phase != "admitting"), SITES) for phase in phases]
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"run": 1}', b'{"asked": [], "answered": [], "more": 1}'])
 def test_a_file_that_cannot_be_read_says_nothing(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "live.json").write_bytes(content)

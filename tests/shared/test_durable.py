@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.durable import SHARED, replace_file
+from shared.durable import SHARED, held, replace_file
+from shared.errors import RunError
 
 
 def test_the_new_content_is_there_under_its_name_and_nothing_beside_it(tmp_path: Path) -> None:
@@ -90,3 +91,19 @@ def test_a_shared_file_follows_the_users_mask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_what_is_held_is_refused_at_once_and_free_when_the_block_ends_however_it_ends(tmp_path: Path) -> None:
+    lock, refusal = tmp_path / "lock", RunError("somebody is here", code="folder-in-use")
+    with pytest.raises(ZeroDivisionError), held(lock, refusal):
+        with pytest.raises(RunError, match="somebody is here"), held(lock, refusal):
+            pytest.fail("two hold it")
+        raise ZeroDivisionError
+    with held(lock, refusal):
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+def test_what_waits_in_the_block_is_not_taken_for_the_lock(tmp_path: Path) -> None:
+    """A ``BlockingIOError`` of the work itself is the work's."""
+    with pytest.raises(BlockingIOError), held(tmp_path / "lock", RunError("somebody is here")):
+        raise BlockingIOError

@@ -146,3 +146,19 @@ def test_processes_end_with_a_supervisor_that_was_killed(tmp_path: Path) -> None
         process.kill()
         process.communicate(timeout=10)
     wait_for(lambda: not alive(pid))
+
+
+def test_the_error_that_a_process_ended_with_is_told_and_not_one_of_an_earlier_attempt(tmp_path: Path) -> None:
+    (tmp_path / "worker.log").write_text("error: of last week\n")
+    code = "import sys; print('error: the first\\nerror: the ledger is damaged\\nhint: restore it'); sys.exit(1)"
+    with running(python(code, tmp_path)) as (_, news):
+        wait_for(lambda: any(one.kind == "ended" for one in news))
+    ended = next(one for one in news if one.kind == "ended")
+    assert ended.sentence.startswith("worker ended: the ledger is damaged; next attempt in ")
+
+
+def test_without_an_error_of_its_own_only_the_status_is_told(tmp_path: Path) -> None:
+    (tmp_path / "worker.log").write_text("error: of last week\n")
+    with running(python("print('no error: here'); raise SystemExit(3)", tmp_path)) as (_, news):
+        wait_for(lambda: any(one.kind == "ended" for one in news))
+    assert next(one for one in news if one.kind == "ended").sentence.startswith("worker ended: exit code 3;")
