@@ -68,6 +68,7 @@ class Watch:
             """Signs each request, and looks at the answer."""
 
             def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+                """As Flower does, with an eye on refusals."""
                 response = super().intercept(context, call_next)
                 if response.status_code == httpx.codes.UNAUTHORIZED:
                     watch.turned_away(_detail(response))

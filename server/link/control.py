@@ -44,6 +44,7 @@ from shared.link import LOOPBACK
 
 _UNARY, _STREAM = "application/protobuf", "application/flower-protobuf-stream"
 _FRAME_BYTES = 4
+_FORBIDDEN = 403
 _MOST_RUNS = 1000
 _SECONDS = 30.0
 KEY_IN_USE = 23
@@ -223,5 +224,9 @@ def _refused(call: str, status: int, body: bytes) -> RunError:
         code, detail = said["code"], said["detail"]
     except (ValueError, KeyError, TypeError):
         code, detail = 0, "no reason was given"
-    kind = {403: "forbidden"}.get(status, "key-in-use" if code == KEY_IN_USE else "refused")
-    return RunError(f"{call} was refused ({status}): {detail}", hint="link/gateway.jsonl says more", code=kind)
+    sentence, hint = f"{call} was refused ({status}): {detail}", "log/gateway.jsonl says more"
+    if status == _FORBIDDEN:
+        return RunError(sentence, hint=hint, code="forbidden")
+    if code == KEY_IN_USE:
+        return RunError(sentence, hint=hint, code="key-in-use")
+    return RunError(sentence, hint=hint, code="refused")

@@ -95,9 +95,9 @@ def test_a_shared_file_follows_the_users_mask(tmp_path: Path) -> None:
 
 def test_what_is_held_is_refused_at_once_and_free_when_the_block_ends_however_it_ends(tmp_path: Path) -> None:
     lock, refusal = tmp_path / "lock", RunError("somebody is here", code="folder-in-use")
+    with held(lock, refusal), pytest.raises(RunError, match="somebody is here"), held(lock, refusal):
+        pytest.fail("two hold it")
     with pytest.raises(ZeroDivisionError), held(lock, refusal):
-        with pytest.raises(RunError, match="somebody is here"), held(lock, refusal):
-            pytest.fail("two hold it")
         raise ZeroDivisionError
     with held(lock, refusal):
         assert stat.S_IMODE(lock.stat().st_mode) == 0o600

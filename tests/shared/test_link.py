@@ -25,7 +25,7 @@ def test_no_flower_variable_is_inherited() -> None:
         "FLWR_INTERNAL_GRPC_CONTROL_API": "1",
         "FLWR_OIDC_ENABLED": "1",
         "FLWR_DATABASE": "x",
-        "FLWR_HOME": "/root",
+        "FLWR_HOME": "/srv/somebody",
     }
     made = flower_environment(risky, HOME)
     assert not {"FLWR_INTERNAL_GRPC_CONTROL_API", "FLWR_OIDC_ENABLED", "FLWR_DATABASE"} & made.keys()
