@@ -86,7 +86,7 @@ def approvals_command(site: Site = HERE, as_json: Json = False) -> None:
 
 
 def start_command(site: Site = HERE) -> None:
-    """Keep this site running: custodian and link."""
+    """Keep this site running; Ctrl-C stops it."""
     from client.commands.start import alone, supervisor
     from client.enrolment import require_pinned
     from client.site_folder import SiteFolder

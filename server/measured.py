@@ -13,6 +13,7 @@ Leaves to others: which measurements are kept (``server.coordinator``), and what
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from numpy.typing import NDArray
 
 from server.intake import Measurement
 from server.run_state import SERVER_STATE
+from shared.checkpoint import DISK_FULL
 from shared.durable import replace_file
-from shared.errors import RunError
+from shared.errors import CapacityError, RunError
 from shared.evaluation.additive import Schema, Statistics
 
 FIRST, LAST, TEST = (f"measured-{which}.safetensors" for which in ("first", "last", "test"))
@@ -44,7 +46,18 @@ def keep(folder: Path, name: str, round_number: int, measurement: Measurement) -
         _POOLED: pooled.flat(),
         **{f"{_SITE}{site}": of.flat() for site, of in measurement.sites.items()},
     }
-    replace_file(folder / SERVER_STATE / name, safetensors.numpy.save(parts))
+    content = safetensors.numpy.save(parts)
+    try:
+        replace_file(folder / SERVER_STATE / name, content)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise CapacityError(
+            f"the disk is full: statistics of a round need {len(content)} bytes, "
+            f"{shutil.disk_usage(folder).free} are free",
+            hint="free space on the disk of the run's folder, then resume the run",
+            code="disk-full",
+        ) from None
 
 
 def kept(folder: Path, name: str, schema: Schema) -> tuple[int, Measurement] | None:

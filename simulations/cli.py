@@ -265,7 +265,7 @@ def phantoms(
 def rehearse_command(
     out: Annotated[Path, typer.Option(help="Folder to write into; new or empty.")] = Path("rehearsal"),
 ) -> None:
-    """Three hospitals as real processes: TLS, keys, privacy, one killed."""
+    """Three hospitals as real processes, one killed."""
     from simulations.rehearsal.rehearse import rehearse
     from simulations.rehearsal.shown import shown
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from server.app import RUN
 from server.deployed.live import Live, read_live
@@ -60,7 +59,9 @@ def start(federation: FederationFolder, found: RunFolder) -> int:
         for one in control.runs():
             if one.config.get(RUN) == found.run and one.state != _OVER:
                 raise RunError(
-                    f"run {found.run[:12]} goes on already", hint="consilium-server status", code="run-goes-on"
+                    f"run {found.run[:12]} goes on already",
+                    hint="consilium-server status; that a process was killed is noticed within two minutes",
+                    code="run-goes-on",
                 )
         return control.start_run({RUN: found.run})
 
@@ -74,7 +75,7 @@ def follow(federation: FederationFolder, found: RunFolder, number: int, look: Lo
     """
     began, attempts = clock(), 1
     while True:
-        followed = _until_it_ends(federation, found.path, number, began, look)
+        followed = _until_it_ends(federation, found, number, began, look)
         if not followed.decided:
             _require_space(found)
         if followed.decided or attempts == ATTEMPTS or followed.outcome == "stopped":
@@ -101,11 +102,13 @@ def said(federation: FederationFolder, run: str) -> Iterator[str]:
         yield from (text for text, _ in control.log(newest))
 
 
-def _until_it_ends(federation: FederationFolder, folder: Path, number: int, began: float, look: Look) -> Followed:
+def _until_it_ends(federation: FederationFolder, found: RunFolder, number: int, began: float, look: Look) -> Followed:
     seen: Live | None = None
     while True:
         state = _state(federation, number)
-        live = read_live(folder)
+        if state is None:
+            _require_space(found)
+        live = read_live(found.path)
         # What was written before this attempt is the last one's word.
         fresh = live if live is not None and live.updated >= began else None
         if fresh is not None and fresh != seen:

@@ -22,6 +22,8 @@ from shared.errors import ConsiliumError, RunError
 
 _QUIET_S = 120.0
 UNKNOWN = "unknown"
+_GOING = frozenset({"running", "interrupted"})
+"""States of a run that is not over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,7 @@ def listed(federation: FederationFolder, now: datetime) -> Iterator[Listed]:
 
 def shown(federation: FederationFolder, now: datetime) -> Iterator[str]:
     """The list for people."""
-    for one in listed(federation, now):
-        said = one.sentence or one.headline
-        yield f"{one.run[:12]}  {one.state:<12} round {one.round} of {one.rounds}  {one.plan:<24} {said}".rstrip()
+    yield from map(_line, listed(federation, now))
 
 
 def status(federation: FederationFolder, now: datetime) -> dict[str, object]:
@@ -83,7 +83,7 @@ def status(federation: FederationFolder, now: datetime) -> dict[str, object]:
             }
             for one in federation.roster().sites
         ],
-        "runs": [asdict(one) for one in listed(federation, now) if one.state in {"running", "interrupted"}],
+        "runs": [asdict(one) for one in listed(federation, now) if one.state in _GOING],
     }
 
 
@@ -97,7 +97,12 @@ def status_lines(federation: FederationFolder, now: datetime) -> Iterator[str]:
     for one in federation.roster().sites:
         link = UNKNOWN if connected is None else connected.get(one.site, "never seen")
         yield f"{one.site:<20} {one.state:<10} {link}"
-    yield from (line for line in shown(federation, now) if "running" in line or "interrupted" in line)
+    yield from (_line(one) for one in listed(federation, now) if one.state in _GOING)
+
+
+def _line(one: Listed) -> str:
+    said = one.sentence or one.headline
+    return f"{one.run[:12]}  {one.state:<12} round {one.round} of {one.rounds}  {one.plan:<24} {said}".rstrip()
 
 
 def _state(live: Live, now: datetime) -> str:

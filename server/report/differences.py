@@ -4,7 +4,7 @@ Promises
 - One row for each pair of models that ``results.json`` compares, one column for each main metric; all of them are
   shown, also where they speak against the federation.
 - A sign stands before every number. Whether more is better is said for the metrics where less is.
-- A pair that could not be compared keeps its row, and the note says why.
+- A pair that could not be compared keeps its row, and the note says why. Where none could be, there is no table.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _NAMES: Mapping[str, str] = {
 
 
 def differences_table(run: Run) -> Table | None:
-    """Every pair of models that the run compared, by metric; None where it compared none."""
+    """Every pair of models that the run compared, by metric; None where it could compare none."""
     found = run.results.differences
-    if not found:
-        return None
     names = [name for name in run.overall_metrics if any(name in one["metrics"] for one in found)]
+    if not names:
+        return None
     rows = tuple((_row_name(one), tuple(_cell(name, one["metrics"].get(name)) for name in names)) for one in found)
     return Table("Differences on the same patients", ("Difference", *map(label, names)), rows, _note(run, names))
 

@@ -47,9 +47,9 @@ class Processes:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip().splitlines()[-2:]
+            called, said = " ".join((command, *arguments[:1])), " ".join(done.stderr.strip().splitlines()[-2:])
             raise ScenarioError(
-                f"{command} {arguments[0]} ended with {done.returncode}: {' '.join(said)}", hint=f"in {folder}"
+                f"{called} ended with {done.returncode}{f': {said}' if said else ''}", hint=f"in {folder}"
             )
         return done.stdout
 

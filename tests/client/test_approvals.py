@@ -148,7 +148,7 @@ def test_what_is_shown_follows_from_plan_cohort_and_roster(hospital: Hospital) -
     people = {split: len({m.patient for m in cohort.members if m.split == split}) for split in ("train", "test")}
     size = Workbench.for_plan(plan).initial_weights().size
     assert f"{people['train']} patients of squares" in said
-    assert f"{people['test']} patients to test" in said
+    assert f"{people['test']} patient{'s' * (people['test'] != 1)} to test" in said
     assert f"{size:,} numbers of 32 bits" in said
     assert "3 rounds of 2 steps, in 2 runs" in said
     assert "2 sites: aachen, bergen" in said

@@ -56,9 +56,9 @@ def test_a_run_that_was_stopped_is_not_said_to_have_failed() -> None:
 
 
 def test_one_folder_has_one_coordinator(federation: FederationFolder) -> None:
-    with alone(federation):
-        with pytest.raises(RunError, match="another coordinator works in this federation folder"), alone(federation):
-            pytest.fail("two coordinators")
+    refused = pytest.raises(RunError, match="another coordinator works in this federation folder")
+    with alone(federation), refused, alone(federation):
+        pytest.fail("two coordinators")
     with alone(federation):
         pass
 
