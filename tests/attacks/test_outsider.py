@@ -21,16 +21,16 @@ PULL, ACTIVATE, LIST = "/v1/fleet/pull-messages", "/v1/fleet/activate-node", "/v
 
 
 @pytest.fixture(scope="module")
-def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Coordinator:
     return Coordinator(tmp_path_factory.mktemp("coordinator"))
 
 
 @pytest.fixture
-def log(coordinator: Coordinator) -> Path:
-    """An empty log, with a new allowance."""
-    coordinator.log.unlink(missing_ok=True)
-    coordinator.reopen()
-    return coordinator.log
+def coordinator(made: Coordinator) -> Coordinator:
+    """With an empty log and a new allowance of it."""
+    made.log.unlink(missing_ok=True)
+    made.reopen()
+    return made
 
 
 def last(coordinator: Coordinator) -> tuple[object, object, object, object]:
@@ -39,9 +39,7 @@ def last(coordinator: Coordinator) -> tuple[object, object, object, object]:
 
 
 @pytest.mark.parametrize("who", ["nobody", "active", "lead"])
-def test_no_control_or_runtime_call_is_heard_from_outside_whoever_makes_it(
-    coordinator: Coordinator, log: Path, who: str
-) -> None:
+def test_no_control_or_runtime_call_is_heard_from_outside_whoever_makes_it(coordinator: Coordinator, who: str) -> None:
     known = {"nobody": {}, "lead": {"authorization": f"Bearer {TOKEN}".encode()}}
     headers = known[who] if who in known else coordinator.signed(who)
     calls = sorted(CONTROL_CALLS | RUNTIME_CALLS)
@@ -51,7 +49,7 @@ def test_no_control_or_runtime_call_is_heard_from_outside_whoever_makes_it(
     ]
 
 
-def test_control_is_there_and_answers_the_lead_on_this_machine_alone(coordinator: Coordinator, log: Path) -> None:
+def test_control_is_there_and_answers_the_lead_on_this_machine_alone(coordinator: Coordinator) -> None:
     """A control: what is refused from outside exists. Flower answers, whatever it makes of an empty question."""
     assert coordinator.call(LIST, {"authorization": f"Bearer {TOKEN}".encode()}, local=True)[0] != 403
     assert last(coordinator)[:3] == ("control", LIST, "allowed")
@@ -81,24 +79,22 @@ def test_control_is_there_and_answers_the_lead_on_this_machine_alone(coordinator
     ],
     ids=lambda trick: ascii(trick)[-40:],
 )
-def test_a_path_is_taken_as_it_is_written_or_not_at_all(
-    coordinator: Coordinator, log: Path, trick: dict[str, object]
-) -> None:
+def test_a_path_is_taken_as_it_is_written_or_not_at_all(coordinator: Coordinator, trick: dict[str, object]) -> None:
     said = {"raw_path": str(trick["path"]).encode(), **trick}
     assert coordinator.call(headers=coordinator.signed("active"), **said)[0] == 403  # type: ignore[arg-type]
 
 
-def test_a_path_cannot_write_lines_of_its_own_into_the_log(coordinator: Coordinator, log: Path) -> None:
+def test_a_path_cannot_write_lines_of_its_own_into_the_log(coordinator: Coordinator) -> None:
     evil = '/v1/x\n{"api":"control","verdict":"allowed"}\x1b[2J' + "x" * 5000
     coordinator.call(evil)
-    assert len(log.read_text().splitlines()) == 1
-    assert "\x1b" not in log.read_text()
-    assert len(log.read_text()) < 400
+    assert len(coordinator.log.read_text().splitlines()) == 1
+    assert "\x1b" not in coordinator.log.read_text()
+    assert len(coordinator.log.read_text()) < 400
 
 
 @pytest.mark.parametrize(("who", "code"), [("stranger", NOT_ENROLLED), ("suspended", SUSPENDED)])
 def test_a_node_that_is_not_enrolled_or_is_suspended_gets_nowhere(
-    coordinator: Coordinator, log: Path, who: str, code: int
+    coordinator: Coordinator, who: str, code: int
 ) -> None:
     for path in sorted(FLEET_CALLS):
         status, said = coordinator.call(path, coordinator.signed(who), lambda _: pytest.fail("a body was read"))
@@ -152,7 +148,7 @@ def test_a_claimed_size_that_is_too_large_or_none_is_refused_unread(coordinator:
     assert coordinator.call(PULL, headers, lambda _: pytest.fail("a body was read"))[0] == 413
 
 
-def test_a_body_that_grows_beyond_the_limit_is_cut_off(coordinator: Coordinator, log: Path) -> None:
+def test_a_body_that_grows_beyond_the_limit_is_cut_off(coordinator: Coordinator) -> None:
     read: list[int] = []
 
     def more(piece: int) -> bytes:
@@ -164,14 +160,11 @@ def test_a_body_that_grows_beyond_the_limit_is_cut_off(coordinator: Coordinator,
 
 
 def test_slow_bodies_are_ended(coordinator: Coordinator) -> None:
-    began = time.monotonic()
-    assert coordinator.call(PULL, coordinator.signed("active"), lambda piece: b"x" * (piece == 1), pieces=10**6)[0] in {
-        408,
-        413,
-    }
-    # The first piece arrives, the second never does: ``receive`` waits a minute when its pieces are over.
-    assert coordinator.call(PULL, coordinator.signed("active"), pieces=0)[0] == 408
+    began, who = time.monotonic(), coordinator.signed("active")
+    assert coordinator.call(PULL, who, lambda piece: b"x" * (piece == 1), pieces=10**7)[0] == 408, "drops without end"
+    assert coordinator.call(PULL, who, pieces=0)[0] == 408, "nothing ever comes"
     assert time.monotonic() - began < 5
+    assert [line["verdict"] for line in coordinator.noted()] == ["body too slow"] * 2
 
 
 def test_a_compressed_body_reaches_flower_as_it_is_and_is_no_message(coordinator: Coordinator) -> None:
@@ -189,7 +182,7 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-def test_a_flood_is_counted_and_not_written(coordinator: Coordinator, log: Path) -> None:
+def test_a_flood_is_counted_and_not_written(coordinator: Coordinator) -> None:
     for _ in range(3 * A_MINUTE):
         coordinator.call("/admin")
     assert len(coordinator.noted()) <= 2 * A_MINUTE, "two minutes at most were begun"

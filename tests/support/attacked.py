@@ -163,7 +163,10 @@ class Coordinator:
         async def send(event: Event) -> None:
             sent.append(event)
 
-        asyncio.run(gate(said, receive, send))
+        async def asked() -> None:
+            await gate(said, receive, send)
+
+        asyncio.run(asked())
         return int(sent[0].get("status", 403)), b"".join(one.get("body", b"") for one in sent[1:])
 
     def noted(self) -> list[dict[str, Any]]:
