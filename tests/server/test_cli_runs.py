@@ -150,7 +150,7 @@ def test_a_name_of_several_runs_names_none(at: Lead) -> None:
 
 def test_a_run_that_goes_on_cannot_be_resumed(at: Lead, gateway: ScriptedGateway) -> None:
     found = at.order()
-    gateway.knows(found.run, "running")
+    gateway.knows(found.run, "pending")
     refused(at.types("resume", found.run[:8]), f"run {found.run[:12]} goes on already")
 
 

@@ -20,8 +20,9 @@ from tiny_federation import tiny_plan
 from server.commands import following, running
 from server.deployed.board import Board
 from server.deployed.live import LIVE, Live, read_live
-from server.deployed.run_folder import RunFolder, begin
+from server.deployed.run_folder import JOURNAL, RunFolder, begin
 from server.federation_folder import FederationFolder, settings_for
+from server.journal import Journal
 from server.rounds import Phase
 from shared.errors import CapacityError, RunError
 
@@ -38,6 +39,7 @@ class Scene:
         self.board = self.a_board()
         monkeypatch.setattr(running, "Control", self.gateway)
         monkeypatch.setattr(running, "_POLL_S", 0.0)
+        monkeypatch.setattr(running, "_BEGINS_S", 0.0)
 
     def order(self) -> RunFolder:
         return begin(self.federation, tiny_plan(), self.federation.lead_key(lambda: b""), now(), timedelta(days=1))
@@ -209,12 +211,25 @@ def test_a_run_stopped_after_its_last_round_has_finished(scene: Scene) -> None:
 # --- start, stop and log ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", ["pending", "starting", "running"])
-def test_a_run_that_goes_on_is_not_started_twice(scene: Scene, state: str) -> None:
+@pytest.mark.parametrize("state", ["starting", "running"])
+def test_a_run_whose_journal_is_held_is_not_started_twice(scene: Scene, state: str) -> None:
     scene.gateway.knows(scene.found.run, state)
-    with pytest.raises(RunError, match=f"run {scene.found.run[:12]} goes on already") as caught:
+    held = Journal.open_or_create(scene.found.path / JOURNAL, scene.found.plan, lambda: 0.0)
+    with held, pytest.raises(RunError, match=f"run {scene.found.run[:12]} goes on already") as caught:
         running.start(scene.federation, scene.found)
-    assert (caught.value.code, scene.gateway.started) == ("run-goes-on", [])
+    assert (caught.value.code, scene.gateway.started, scene.gateway.stopped) == ("run-goes-on", [], [])
+
+
+def test_a_run_that_waits_for_its_process_is_not_started_twice(scene: Scene) -> None:
+    scene.gateway.knows(scene.found.run, "pending")
+    with pytest.raises(RunError, match="goes on already"):
+        running.start(scene.federation, scene.found)
+
+
+def test_a_killed_process_that_flower_still_counts_is_stopped_before_another_begins(scene: Scene) -> None:
+    dead = scene.gateway.knows(scene.found.run, "running")
+    assert running.start(scene.federation, scene.found) == dead + 1
+    assert scene.gateway.stopped == [dead]
 
 
 def test_a_run_that_is_over_or_another_s_hinders_nobody(scene: Scene) -> None:

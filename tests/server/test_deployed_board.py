@@ -46,7 +46,7 @@ def record(round_number: int = 1, loss: float | None = 0.5, value: Any = "none")
 # --- what an event changes -------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.sampled_from(SITES), st.booleans()))
 def test_everybody_who_was_asked_is_waited_for_heard_or_failed(
     tmp_path_factory: pytest.TempPathFactory, said: dict[str, bool]

@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from server.journal import Completed, Entry, Journal, Row
+from server.journal import Completed, Entry, Journal, Row, is_open
 from shared.errors import CapacityError, RunError
 from shared.plan import Plan, parse
 
@@ -248,6 +249,35 @@ def test_another_process_is_refused_until_the_first_is_killed(closed: Path) -> N
         holder.send_signal(signal.SIGKILL)
     with reopened(closed):
         pass
+
+
+def test_whether_a_process_has_it_open_is_known_without_taking_it_away(closed: Path) -> None:
+    assert not is_open(closed)
+    assert not is_open(closed.with_name("another.sqlite"))
+    with started(_HOLD, str(closed), DIGEST) as holder:
+        assert next_line(holder) == "open"
+        assert is_open(closed)
+        holder.send_signal(signal.SIGKILL)
+    assert not is_open(closed)
+
+
+def test_asking_whether_it_is_open_keeps_nobody_from_opening_it(closed: Path) -> None:
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            is_open(closed)
+            time.sleep(0.002)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(50):
+            with reopened(closed):
+                pass
+    finally:
+        over.set()
+        asking.join()
 
 
 def test_a_journal_is_opened_or_begun_by_its_plan(path: Path) -> None:
