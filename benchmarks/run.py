@@ -22,6 +22,7 @@ from typing import Any
 
 import archive
 import cohort
+import deployed
 import evaluation
 import figures
 import ingest
@@ -50,7 +51,10 @@ SECTIONS = {
     "private": private_step.private,
     "evaluation": evaluation.evaluation,
     "start-up": figures.start_up,
+    "deployed": deployed.deployed,
 }
+ON_REQUEST = ("deployed",)
+"""Sections that take minutes for one figure: ``--only`` runs them."""
 PAGE = HERE.parent / "docs" / "performance.md"
 _FORMAT = "consilium-benchmarks-1"
 _PACKAGES = ("consilium", "torch", "numpy", "flwr")
@@ -65,7 +69,7 @@ def main() -> None:
         write_docs(LATEST, PAGE)
         return
     console = Console(stderr=True)
-    chosen = arguments.only or list(SECTIONS)
+    chosen = arguments.only or [section for section in SECTIONS if section not in ON_REQUEST]
     document = measure(QUICK if arguments.quick else FULL, chosen, console)
     LATEST.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     out = Console() if sys.stdout.isatty() else Console(width=_WIDTH)

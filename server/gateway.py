@@ -9,7 +9,8 @@ Promises
   runtime for Flower's own secrets. Everything else is 403 (``server.link.gate``).
 - One process a folder, one database, one set of routes: both servers share one application in one event loop.
 - SIGTERM ends it in order, SIGHUP reads the certificate again, and ``kill -9`` costs nothing: what is not in the
-  database was not answered yet, and both ports are the same when it comes back.
+  database, or in the files beside it (``server.link.objects``), was not answered yet, and both ports are the same when
+  it comes back.
 
 What Flower does behind the gate is Flower's: node sessions, messages, runs (FAB, 1.41).
 """
@@ -39,6 +40,7 @@ from server.link.admission import Register, admission
 from server.link.gate import App, Limits, local_gate, public_gate
 from server.link.listen import Listener, bind, listener, load_certificate, tls_context
 from server.link.log import json_log
+from server.link.objects import FileObjects, wait_for_the_database
 from server.link.places import LinkFolder
 from server.link.standing import standing
 from shared.crypto.key_files import read_key_file
@@ -88,6 +90,10 @@ def superlink(database: Path, secret: bytes) -> SuperLink:
         runtime_dependency_install=False,
     )
     app = create_app(config, SuperLinkLifespan)
+    wait_for_the_database()
+    objects = FileObjects(database, database.with_name("objects"))
+    objects.initialize()
+    app.state.linkstate_factory.objectstore_factory.store_instance = objects
     state = app.state.linkstate_factory.state()
 
     def register(public_pem: str, site: str) -> None:

@@ -20,6 +20,7 @@ import math
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ Document = Mapping[str, object]
 """What JSON can hold, by name. Numbers that are not finite are written as null: the metric is undetermined."""
 
 RUN_DIGITS = 12
+_TRIES, _PAUSE_S = 3, 0.1
 
 _LAYOUT = """
 create table run (
@@ -260,17 +262,36 @@ class Journal:
                 raise
 
 
+def is_open(path: Path) -> bool:
+    """Whether a process has the journal at ``path`` open now."""
+    try:
+        descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _locked(path: Path) -> int:
     """A lock beside the database; SQLite's own would end with its first transaction."""
     descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise RunError(
-            f"{path.name} is open in another process", hint="wait for that run, or stop it first", code="journal-locked"
-        ) from None
-    return descriptor
+    # More than once: whoever asks ``is_open`` holds the lock for a moment.
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_PAUSE_S)
+        else:
+            return descriptor
+    os.close(descriptor)
+    raise RunError(
+        f"{path.name} is open in another process", hint="wait for that run, or stop it first", code="journal-locked"
+    )
 
 
 def _tables(connection: sqlite3.Connection) -> int:

@@ -10,7 +10,15 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+
+
+def _countable(count: int) -> int:
+    if count >= 2**31:
+        raise ValueError("a count is below 2147483648")
+    return count
+
+
+Count = Annotated[int, Field(ge=1), AfterValidator(_countable)]
 Extent = Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)]
 
 

@@ -3,7 +3,7 @@
 Promises
 - A process that ends is started again after a pause, which doubles from ``FIRST_PAUSE_S`` to ``LONGEST_PAUSE_S`` and
   begins anew once it has run for ``HEALTHY_S``. Exit codes that mean something have their own sentence and pause; for
-  others the last ``error:`` that the process printed is told.
+  others the last ``error:`` that the process printed is told. One that cannot be started is tried again like that, too.
 - Whoever is told to stop stops the processes in reverse order: asked first (SIGTERM), made to after ``GRACE_S``.
 - A process whose supervisor was killed is ended by the kernel (Linux), so nothing is left behind that nobody watches.
 - What a process prints goes to its own file, for the owner alone, which is put aside once it is larger than
@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
+
+from shared.errors import ConsiliumError
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, HEALTHY_S, GRACE_S = 0.5, 60.0, 60.0, 10.0
 LARGEST_LOG = 10 << 20
@@ -82,7 +84,7 @@ class News:
         program: its name.
         kind: what happened.
         sentence: the same for people.
-        code: with which it ended, negative for a signal; None while it runs.
+        code: with which it ended, negative for a signal; None while it runs, or where it could not be started.
     """
 
     program: str
@@ -147,33 +149,30 @@ class Supervisor:
             self.tell(News(kept.program.name, "ready", f"{kept.program.name} is ready"))
 
     def _start(self, kept: _Kept) -> None:
-        program, command = kept.program, kept.program.command()
-        with _log(program.log) as log:
-            kept.logged = log.seek(0, os.SEEK_END)
-            kept.process = subprocess.Popen(  # noqa: S603 - what we are told to start
-                command.argv,
-                env=dict(command.environment),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call to the kernel, safe after a fork
-            )
-        kept.began, kept.ready = time.monotonic(), False
-        self.tell(News(program.name, "started", f"{program.name} runs as process {kept.process.pid}"))
+        program = kept.program
+        try:
+            process = _begun(kept)
+        except (OSError, subprocess.SubprocessError, ConsiliumError) as error:
+            said = error.sentence if isinstance(error, ConsiliumError) else _why(error)
+            self._try_again(kept, f"{program.name} could not be started: {said}", None, kept.pause_s)
+            kept.pause_s = min(2 * kept.pause_s, LONGEST_PAUSE_S)
+            return
+        kept.process, kept.began, kept.ready = process, time.monotonic(), False
+        self.tell(News(program.name, "started", f"{program.name} runs as process {process.pid}"))
 
     def _ended(self, kept: _Kept, code: int) -> None:
-        now = time.monotonic()
-        if now - kept.began > HEALTHY_S:
+        if time.monotonic() - kept.began > HEALTHY_S:
             kept.pause_s = FIRST_PAUSE_S
         meaning = kept.program.meanings.get(code)
-        pause_s = meaning.pause_s if meaning else kept.pause_s
         said = meaning.sentence if meaning else _last_error(kept.program.log, kept.logged) or _in_words(code)
-        kept.process, kept.ready, kept.again_at = None, False, now + pause_s
+        pause_s = meaning.pause_s if meaning else kept.pause_s
+        self._try_again(kept, f"{kept.program.name} ended: {said}", code, pause_s)
         if meaning is None:
             kept.pause_s = min(2 * kept.pause_s, LONGEST_PAUSE_S)
-        sentence = f"{kept.program.name} ended: {said}; next attempt in {pause_s:g} s"
-        self.tell(News(kept.program.name, "ended", sentence, code))
+
+    def _try_again(self, kept: _Kept, sentence: str, code: int | None, pause_s: float) -> None:
+        kept.process, kept.ready, kept.again_at = None, False, time.monotonic() + pause_s
+        self.tell(News(kept.program.name, "ended", f"{sentence}; next attempt in {pause_s:g} s", code))
 
     def _end(self, kept: _Kept) -> None:
         process = kept.process
@@ -189,6 +188,26 @@ class Supervisor:
         _signal(process, signal.SIGKILL)
         kept.process = None
         self.tell(News(kept.program.name, "stopped", f"{kept.program.name} was stopped", process.returncode))
+
+
+def _begun(kept: _Kept) -> subprocess.Popen[bytes]:
+    command = kept.program.command()
+    with _log(kept.program.log) as log:
+        kept.logged = log.seek(0, os.SEEK_END)
+        return subprocess.Popen(  # noqa: S603 - what we are told to start
+            command.argv,
+            env=dict(command.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call to the kernel, safe after a fork
+        )
+
+
+def _why(error: Exception) -> str:
+    """Without the path that an ``OSError`` names."""
+    return (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
 
 
 def _last_error(log: Path, start: int) -> str:

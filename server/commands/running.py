@@ -4,6 +4,7 @@ Promises
 - A run goes on when nobody looks: whoever follows it may stop following.
 - Where its process was killed it is started again from its journal, ``ATTEMPTS`` times; where it ended by a decision
   (too few sites, a plan that cannot be kept) it is not, and the reason is shown.
+- A process that was killed with the whole machine does not stand in the way: its journal is free, so ``resume`` works.
 - Of one run at most one process coordinates: the journal is locked, and a run that goes on is not started twice.
 """
 
@@ -17,8 +18,9 @@ from dataclasses import dataclass
 
 from server.app import RUN
 from server.deployed.live import Live, read_live
-from server.deployed.run_folder import RunFolder
+from server.deployed.run_folder import JOURNAL, RunFolder
 from server.federation_folder import FederationFolder
+from server.journal import is_open
 from server.link.control import Control, FlowerRun
 from server.link.places import LinkFolder
 from shared.errors import CapacityError, RunError
@@ -26,6 +28,8 @@ from shared.errors import CapacityError, RunError
 ATTEMPTS = 5
 _POLL_S = 0.5
 _OVER = "finished"
+_BEGINS_S = 30.0
+"""Within which a process that was started has its journal open."""
 _LEAST_FREE = 1 << 20
 """Bytes: below it neither the journal nor Flower's database can be written."""
 
@@ -58,11 +62,11 @@ def start(federation: FederationFolder, found: RunFolder) -> int:
     with _control(federation) as control:
         for one in control.runs():
             if one.config.get(RUN) == found.run and one.state != _OVER:
-                raise RunError(
-                    f"run {found.run[:12]} goes on already",
-                    hint="consilium-server status; that a process was killed is noticed within two minutes",
-                    code="run-goes-on",
-                )
+                if _goes_on(one, found):
+                    raise RunError(
+                        f"run {found.run[:12]} goes on already", hint="consilium-server status", code="run-goes-on"
+                    )
+                control.stop_run(one.number)
         return control.start_run({RUN: found.run})
 
 
@@ -138,6 +142,19 @@ def _require_space(found: RunFolder) -> None:
             hint=f"free some space, then consilium-server resume {found.run[:12]}: nothing that was finished is lost",
             code="disk-full",
         )
+
+
+def _goes_on(one: FlowerRun, found: RunFolder) -> bool:
+    """Whether a process coordinates the run, or soon will.
+
+    Flower notices only after a minute or more that a process was killed; its journal is free at once.
+    """
+    end = time.monotonic() + _BEGINS_S
+    while one.state != "pending" and not is_open(found.path / JOURNAL):
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _finished(followed: Followed, run: str) -> Live:

@@ -3,7 +3,7 @@
 ::
 
     link/       0700: superlink.sqlite, superexec.secret, control.token, gateway.json, gateway.lock,
-                flower/ (what Flower unpacks)
+                flower/ (what Flower unpacks), objects/ (models under way)
     log/        gateway.jsonl
 
 Promises

@@ -56,7 +56,7 @@ def test_a_damaged_journal_or_checkpoint_is_refused_and_a_copy_of_the_folder_goe
         flip(run / JOURNAL)
         said = refused(federation, run)
         assert "the journal is damaged" in said
-        assert "hint: restore the run folder from a copy" in said
+        assert "hint: restore the run folder from a copy" in said, said
         restore(tmp_path / "copy", run)
         flip(max((run / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime_ns))
         said = refused(federation, run)
@@ -86,11 +86,11 @@ def test_a_damaged_ledger_keeps_its_site_out_by_name_and_the_others_finish(tmp_p
         federation.start(VICTIM)
         until(lambda: "the ledger is damaged" in federation.said(VICTIM), 120, "the site says so")
         log = (federation.root / VICTIM / "log" / "custodian.log").read_text()
-        assert "hint: restore it from your newest copy, and count what was done since as paid" in log
+        assert "restore it from your newest copy, and count what was done since as paid" in log
         for path in ledger.parent.glob(f"{LEDGER}*"):
             path.unlink()
         shutil.copyfile(copy, ledger)
-        federation.finish(run, 600)
+        federation.finish(run)
         assert live(run).state == "finished"
         who = [record.participation.participants for record in rounds(run)]
         assert OTHERS in who, (who, journalled(run))
@@ -103,8 +103,7 @@ def test_a_damaged_audit_log_keeps_its_custodian_from_starting_and_names_the_lin
         before, log = kept(federation), federation.joined.site(VICTIM).audit.path
         copy = log.read_bytes()
         lines = copy.splitlines(keepends=True)
-        lines[-1] = lines[-1].replace(b'"number":', b'"numbur":', 1)
-        log.write_bytes(b"".join(lines))
+        log.write_bytes(b"".join(lines[:-1]) + lines[-1][:40] + b"\n")
         with pytest.raises(ScenarioError, match=f"line {len(lines)}"):
             federation.running.call("consilium-site", "audit", "verify", folder=federation.root / VICTIM)
         federation.start(VICTIM)

@@ -67,7 +67,7 @@ def test_a_coordinator_whose_disk_is_full_says_so_and_resumes_to_the_same_bytes(
         between = invariants(federation, before)
         assert between.completed[run.name] >= 1
         federation.ready()
-        federation.resume(run)
+        federation.resume_when_noticed(run)
         federation.finish(run)
         assert live(run).state == "finished"
         assert checkpoints(run) == checkpoints(simulated)

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(900)]
 
 VICTIM = NAMES[0]
 OTHERS = NAMES[1:]
-DEADLINE_S = 20.0
+DEADLINE_S = 45.0
 PLAN = plan_of(
     plan__rounds=5, evaluation__every=5, participation={"quorum": 2, "deadline_s": DEADLINE_S, "admission_s": 60.0}
 )
@@ -44,7 +44,7 @@ def test_a_custodian_that_hangs_costs_its_site_a_deadline_and_the_round_goes_on(
         before, run = begun(federation)
         until(lambda: at(run, "training", 2), what="round 2")
         assert federation.signal("custodian", VICTIM, signal.SIGSTOP)
-        until(lambda: live(run).round >= 3, 90, "round 2 is over")
+        until(lambda: live(run).round >= 3, 150, "round 2 is over")
         assert federation.signal("custodian", VICTIM, signal.SIGCONT)
         federation.finish(run)
         without_the_victim_and_back(run, 2)
@@ -58,7 +58,7 @@ def test_a_cable_that_is_pulled_costs_its_site_rounds_and_nothing_else(tmp_path:
         before, run = begun(federation)
         until(lambda: at(run, "training", 2), what="round 2")
         between.cut()
-        until(lambda: live(run).round >= 3, 120, "round 2 is over")
+        until(lambda: live(run).round >= 3, 150, "round 2 is over")
         between.mend()
         federation.finish(run)
         without_the_victim_and_back(run, 2)
@@ -72,7 +72,7 @@ def test_a_slow_link_changes_when_and_not_what(tmp_path: Path) -> None:
         federation, between = behind_a_wire(stack, tmp_path / "f", plan)
         between.delay_s, between.bytes_per_s = 0.1, 40e3
         before, run = begun(federation)
-        federation.finish(run, 600)
+        federation.finish(run)
         assert [record.participation.participants for record in rounds(run)] == [NAMES] * plan.plan.rounds
         assert between.carried > 50_000, "the site's messages did not go over the wire"
         assert model_files(run) == model_files(simulate(federation, tmp_path / "simulated"))

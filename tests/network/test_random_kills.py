@@ -29,7 +29,8 @@ from real_sites import NAMES
 
 pytestmark = [pytest.mark.network, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-KILLS, ROUNDS, RESUMES = 9, 7, 4
+KINDS = (*AT_COORDINATOR, *AT_SITE)
+KILLS, ROUNDS, RESUMES = 9, 10, 4
 LIMITS = {"participation": {"quorum": 2, "deadline_s": 60.0, "below_quorum": "skip-round"}}
 PLANS = {
     "patients": plan_of(plan__rounds=ROUNDS, evaluation__every=3, **PRIVATE, **LIMITS),
@@ -57,22 +58,27 @@ def test_a_run_whose_processes_are_killed_at_random_moments_finishes(
             codes = Counter(line.split()[4] for line in journalled(run) if " failed " in line)
             seconds = time.monotonic() - began
             print(f"\nseed {seed}: kills {dict(hit)}, {resumed} resumed, lost {dict(codes)}, {seconds:.0f} s")
-        assert sum(hit.values()) == KILLS
+        assert sum(hit.values()) >= KILLS - 1, "a relay may have ended by itself"
 
 
 def shoot(federation: RealFederation, run: Path, draw: random.Random) -> Counter[str]:
-    """Kill something every few seconds; a run that is over by its own word meanwhile is resumed."""
-    hit: Counter[str] = Counter()
-    places = [(kind, COORDINATOR) for kind in AT_COORDINATOR] + [(kind, name) for kind in AT_SITE for name in NAMES]
-    kinds = [place for place in places for _ in range(3 if place[1] == COORDINATOR else 1)]
-    while hit.total() < KILLS:
+    """Kill something every few seconds, each kind at least once, in an order and at moments that are drawn.
+
+    A run that is over by its own word meanwhile is resumed; of what lives for a moment, the next is waited for.
+    """
+    kinds = [*KINDS, *draw.choices(KINDS, k=KILLS - len(KINDS))]
+    draw.shuffle(kinds)
+    for kind in kinds:
+        name = COORDINATOR if kind in AT_COORDINATOR else draw.choice(NAMES)
         time.sleep(draw.uniform(0.2, 3.0))
-        if federation.lead_ended() is not None and live(run).state == "finished":
-            break
-        again(federation, run)
-        kind, name = draw.choice(kinds)
-        hit[kind] += federation.kill(kind, name)
-    return +hit
+        end = time.monotonic() + 120
+        while not federation.pids(kind, name):
+            assert time.monotonic() < end, f"no {kind} of {name}\n{federation.everything_said(run)}"
+            again(federation, run)
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0.0, 1.0) if kind == "relay" else 0.0)
+        federation.kill(kind, name)
+    return federation.kills
 
 
 def to_the_end(federation: RealFederation, run: Path) -> int:

@@ -124,6 +124,17 @@ class RealFederation:
         """As the lead does, and follow."""
         self._lead("resume", run.name)
 
+    def resume_when_noticed(self, run: Path, seconds: float = 180.0) -> None:
+        """Resume as soon as Flower has noticed that the last process is gone."""
+        end = time.monotonic() + seconds
+        while True:
+            self.resume(run)
+            until(lambda: self.lead_ended() is not None or "round " in self.lead_said(), 120, "the lead is answered")
+            if "goes on already" not in self.lead_said():
+                return
+            assert time.monotonic() < end, self.everything_said(run)
+            time.sleep(3)
+
     def server(self, *words: str) -> str:
         return self.running.call("consilium-server", *words, folder=self.coordinator)
 
@@ -142,17 +153,17 @@ class RealFederation:
         path = self.running.logs / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def finish(self, run: Path, seconds: float = 300.0) -> float:
+    def finish(self, run: Path, seconds: float = 600.0) -> float:
         """Wait for the lead's command to end well; raises with all that was said otherwise."""
         took = until(lambda: self.lead_ended() is not None, seconds, f"{run.name[:8]} is over: {read_live(run)}")
         assert self.lead_ended() == 0, self.everything_said(run)
         return took
 
-    def fails(self, run: Path, seconds: float = 300.0) -> str:
+    def fails(self, run: Path, seconds: float = 600.0) -> str:
         """Wait for the lead's command to end badly, and give what it says."""
         until(lambda: self.lead_ended() is not None, seconds, f"{run.name[:8]} is over: {read_live(run)}")
         assert self.lead_ended() == 1, self.everything_said(run)
-        return self.lead_said()
+        return " ".join(self.lead_said().split())
 
     def everything_said(self, run: Path) -> str:
         logs = [*self.running.logs.glob("*.log"), *self.coordinator.glob("log/*.log"), *self.root.glob("*/log/*.log")]
