@@ -35,7 +35,7 @@ _KINDS: dict[type[Request], str] = {
     Evaluate: "evaluate",
     Personalise: "train.personalise",
 }
-_POLL_S = 0.05
+_POLL_S, _LONGEST_POLL_S = 0.05, 0.4
 
 FEDERATION, RUN = "CONSILIUM_FEDERATION", "run"
 """The variable and the entry of the run's configuration that say what is coordinated."""
@@ -80,16 +80,22 @@ def ask_nodes(
         message = Message(record, node, _KINDS[type(to.request)], ttl=deadline_s)
         # One by one: together, each would be in memory once more.
         waiting.update({identifier: node for identifier in grid.push_messages([message]) if identifier})
+    pause_s = _POLL_S
     while waiting and time.monotonic() < end:
-        for message in grid.pull_messages(list(waiting)):
-            # By what it answers: that a node is gone is said by Flower itself, as another node.
-            answered = message.metadata.reply_to_message_id
-            if answered in waiting:
-                node = waiting.pop(answered)
+        arrived = False
+        # One by one: all that are ready would be in memory together.
+        for identifier in list(waiting):
+            for message in grid.pull_messages([identifier]):
+                arrived = True
+                if identifier not in waiting:
+                    continue
+                # By what it answers: that a node is gone is said by Flower itself, as another node.
+                node = waiting.pop(identifier)
                 to = requests[node]
                 yield node, _meant(_read(message, bodies[id(to.request)], post), to.site)
+        pause_s = _POLL_S if arrived else min(2 * pause_s, _LONGEST_POLL_S)
         if waiting:
-            time.sleep(_POLL_S)
+            time.sleep(min(pause_s, max(0.0, end - time.monotonic())))
 
 
 def _bodies(addressed: Iterable[Addressed]) -> dict[int, Body]:
