@@ -272,6 +272,7 @@ def test_a_damaged_certificate_does_not_replace_the_one_in_use(running: Federati
         running.folder.certificate.write_bytes(kept)
 
 
+@pytest.mark.slow
 def test_a_gateway_that_is_killed_comes_back_at_its_ports_and_the_run_goes_on(running: Federation) -> None:
     ports = running.folder.announced()
     number, name = running.run(2, 3, "kill")

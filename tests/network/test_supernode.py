@@ -17,7 +17,7 @@ from link_processes import FAR_NAME, Federation, Started, federation, now, publi
 from client.link_watch import Ending
 from shared.trust import roster as rosters
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
