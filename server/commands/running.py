@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from server.app import RUN
@@ -66,7 +66,8 @@ def start(federation: FederationFolder, found: RunFolder) -> int:
                     raise RunError(
                         f"run {found.run[:12]} goes on already", hint="consilium-server status", code="run-goes-on"
                     )
-                control.stop_run(one.number)
+                with suppress(RunError):  # Flower may have noticed meanwhile
+                    control.stop_run(one.number)
         return control.start_run({RUN: found.run})
 
 

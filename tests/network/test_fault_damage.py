@@ -84,7 +84,7 @@ def test_a_damaged_ledger_keeps_its_site_out_by_name_and_the_others_finish(tmp_p
         assert paid > 0
         flip(ledger)
         federation.start(VICTIM)
-        until(lambda: "the ledger is damaged" in federation.said(VICTIM), 120, "the site says so")
+        until(lambda: "the ledger is damaged" in federation.said(VICTIM), 400, "the site says so")
         log = (federation.root / VICTIM / "log" / "custodian.log").read_text()
         assert "restore it from your newest copy, and count what was done since as paid" in log
         for path in ledger.parent.glob(f"{LEDGER}*"):
@@ -107,9 +107,9 @@ def test_a_damaged_audit_log_keeps_its_custodian_from_starting_and_names_the_lin
         with pytest.raises(ScenarioError, match=f"line {len(lines)}"):
             federation.running.call("consilium-site", "audit", "verify", folder=federation.root / VICTIM)
         federation.start(VICTIM)
-        until(lambda: "audit" in federation.said(VICTIM), 120, "the site says so")
+        until(lambda: "audit" in federation.said(VICTIM), 400, "the site says so")
         log.write_bytes(copy)
-        until(lambda: "custodian is ready" in federation.said(VICTIM), 120, "the custodian works")
+        until(lambda: "custodian is ready" in federation.said(VICTIM), 400, "the custodian works")
         invariants(federation, before)
 
 

@@ -38,7 +38,7 @@ def test_a_site_whose_disk_is_full_sits_out_says_so_and_comes_back(tmp_path: Pat
         run = federation.order()
         until(lambda: at(run, "training", 2), what="round 2")
         ballast = fill(federation.root / VICTIM)
-        until(lambda: any(f" {VICTIM} disk-full " in line for line in journalled(run)), 120, "the site says so")
+        until(lambda: any(f" {VICTIM} disk-full " in line for line in journalled(run)), 400, "the site says so")
         ballast.unlink()
         federation.finish(run)
         who = [record.participation.participants for record in rounds(run)]

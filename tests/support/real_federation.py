@@ -53,7 +53,7 @@ _SAID = {
 """What the command line of each kind of process holds."""
 
 
-def until(condition: Callable[[], object], seconds: float = 120.0, what: str = "") -> float:
+def until(condition: Callable[[], object], seconds: float = 400.0, what: str = "") -> float:
     """Wait for what other processes do, and say how long it took; patient, because others use this machine too."""
     began = time.monotonic()
     while not condition():
@@ -108,7 +108,7 @@ class RealFederation:
         except ConsiliumError:
             return set()
 
-    def ready(self, *names: str, seconds: float = 180.0) -> float:
+    def ready(self, *names: str, seconds: float = 400.0) -> float:
         """Wait until the sites are connected."""
         return until(lambda: self.online() >= set(names or NAMES), seconds, f"{names or NAMES} connected")
 
