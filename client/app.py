@@ -45,7 +45,8 @@ def make_app(answer: Answer) -> ClientApp:
         return Message(parcel_to_record(reply), reply_to=message)
 
     relay = ClientApp()
-    for register in (relay.query(), relay.train(), relay.evaluate(), relay.train("personalise")):
+    plain, named = (relay.query(), relay.train(), relay.evaluate()), (relay.query("share"), relay.evaluate("cross"))
+    for register in (*plain, relay.train("personalise"), *named):
         register(carry)
     return relay
 

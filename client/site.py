@@ -7,7 +7,8 @@ Promises
   update and not the end of a run. The sentence carries no patient data (shared.errors).
 - A reply depends on the request, the site's frozen data and the plan's seed alone: asking twice gives the same bytes.
 - Where a plan asks for explanations, what may leave of them goes with the statistics of test patients, once.
-- Personal weights are written at the site and never sent.
+- Personal weights are written at the site. They are sent in answer to ``Share``, and only where the plan has
+  ``evaluation.cross_site``; else never.
 - Under ``[privacy] unit = "patient"`` updates are made, and paid for, by ``client.protected``, and a refusal that
   depends on the site's cases says its code and no more. A site that cannot pay, or whose self-test fails, refuses to
   join.
@@ -25,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from client import personal
 from client.data.prepared.site_data import SiteData
 from client.protected import Guard, Protected
 from client.training import local
@@ -33,7 +35,6 @@ from client.training.device import release
 from client.training.explained import explained
 from client.training.inference import recalibrated, scores, told
 from client.workbench import Workbench
-from shared import checkpoint
 from shared.arrays import read_vector
 from shared.errors import CaseError, ConsiliumError, ProtocolError, SiteDataError
 from shared.evaluation.additive import in_units
@@ -41,7 +42,7 @@ from shared.evaluation.explanations import Leaving, explaining
 from shared.evaluation.subgroups import Layout, layout
 from shared.messages import (
     PROTOCOL,
-    Envelope,
+    Cross,
     Evaluate,
     Hello,
     Measured,
@@ -49,6 +50,8 @@ from shared.messages import (
     Refusal,
     Reply,
     Request,
+    Share,
+    Shared,
     Split,
     Train,
     Update,
@@ -98,6 +101,10 @@ class Site:
                 return self._protected().evaluate(request) if self._noised else self._evaluate(request)
             case Personalise():
                 return self._personalise(request)
+            case Share():
+                return self._share(request)
+            case Cross():
+                return self._cross(request)
 
     @property
     def _private(self) -> bool:
@@ -177,8 +184,19 @@ class Site:
         assignment = local.personal_assignment(self.workbench.plan)
         self._run(request.weights, assignment, "personalise", request.envelope.round)
         if self.folder is not None:
-            self._keep(read_vector(self.workbench.model), request.envelope)
+            whose = personal.owner(request.envelope, self.name)
+            personal.keep(self.folder, read_vector(self.workbench.model), self.workbench.parameters, whose)
         return self._measure(request.split)
+
+    def _share(self, request: Share) -> Shared:
+        personal.require_shared(self.workbench.plan)
+        schema = self.workbench.parameters
+        return Shared(personal.kept(self.folder, schema, personal.owner(request.envelope, self.name)), schema.digest())
+
+    def _cross(self, request: Cross) -> Measured:
+        personal.require_shared(self.workbench.plan)
+        self.workbench.load(request.weights)
+        return self._measure("test")
 
     def _run(self, weights: Vector, assignment: local.Assignment, purpose: str, round_number: int) -> local.Trained:
         bench = self.workbench
@@ -211,13 +229,6 @@ class Site:
             for name in (split, "validation")
         )
         return recalibrated(wanted, validation, bench.plan)
-
-    def _keep(self, weights: Vector, envelope: Envelope) -> None:
-        assert self.folder is not None  # noqa: S101 - the caller looked
-        kept = self.folder / "personal"
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        said = {"plan": envelope.plan_digest, "run": envelope.run, "site": self.name}
-        checkpoint.save(kept, self.workbench.parameters.split(weights), said)
 
 
 def refusal(error: ConsiliumError, plan: Plan) -> Refusal:

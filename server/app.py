@@ -25,7 +25,7 @@ from server.fleet import Fleet
 from server.post import Plain, Post
 from shared.errors import ConsiliumError, RunError
 from shared.message_bytes import request_to_bytes
-from shared.messages import Envelope, Evaluate, Hello, Personalise, Refusal, Reply, Request, Train
+from shared.messages import Cross, Envelope, Evaluate, Hello, Personalise, Refusal, Reply, Request, Share, Train
 from shared.parcels import Body
 from shared.wire import parcel_from_record, parcel_to_record
 
@@ -34,6 +34,8 @@ _KINDS: dict[type[Request], str] = {
     Train: "train",
     Evaluate: "evaluate",
     Personalise: "train.personalise",
+    Share: "query.share",
+    Cross: "evaluate.cross",
 }
 _POLL_S, _LONGEST_POLL_S = 0.05, 0.4
 

@@ -15,13 +15,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from server import measured, rounds
 from server.aggregation.exact import Total
 from server.aggregation.methods import METHODS
+from server.crossing import Crossed, Models
 from server.differences import FEDERATION, PERSONALISED, Entry, Pair, measured_entry
 from server.fleet import Fleet
 from server.intake import (
@@ -55,7 +56,7 @@ from server.run_state import ModelFiles
 from shared.admission import fingerprint_of
 from shared.errors import RunError
 from shared.evaluation.explanations import Measuring
-from shared.messages import Envelope, Evaluate, Hello, Personalise, Reply, Request, Train, Vector
+from shared.messages import Cross, Envelope, Evaluate, Hello, Personalise, Reply, Request, Share, Train, Vector
 from shared.plan import Plan
 from shared.tasks.task import Task
 
@@ -99,6 +100,7 @@ class Outcome:
         weights: the final global model, and ``checkpoint`` its digest.
         test: of the final global model on test patients.
         personalised: of each site's own model on its own test patients.
+        crossed: of each site's own model on everybody's, where the plan asks.
         participation: who took part in each round.
         refused: (site, code) of sites that were not admitted.
         training_s: seconds that sites spent training, added up.
@@ -114,6 +116,7 @@ class Outcome:
     training_s: float = 0.0
     first: tuple[int, Measurement] | None = None
     last: tuple[int, Measurement] | None = None
+    crossed: Crossed = field(default_factory=Crossed)
 
     def differences(self, task: Task) -> list[Entry]:
         """What own-site steps and later rounds have changed, on the same patients."""
@@ -217,6 +220,8 @@ class Coordinator:
         code = sentence = ""
         if self._state.question == question and site in self._state.asked | self._state.greeted:
             code, sentence = judge(intake, site, reply)
+            if isinstance(intake, Models):
+                intake.put_away()
             kind = Kind.FAILED if code else Kind.ANSWERED
             self._journal(kind.value, site, code, sentence)
         return Event(Kind.FAILED if code else Kind.ANSWERED, site, code, question)
@@ -238,7 +243,15 @@ class Coordinator:
                 self._finalise()
                 return Evaluate(envelope, self._outcome.weights, "test")
             case _:
-                return Personalise(envelope, self._outcome.weights, "test")
+                return self._own_models_request(question, envelope)
+
+    def _own_models_request(self, question: Question, envelope: Envelope) -> Request:
+        if question.phase is Phase.PERSONALISING:
+            return Personalise(envelope, self._outcome.weights, "test")
+        if question.phase is Phase.SHARING:
+            return Share(envelope)
+        model = self._setup.files.load(self._outcome.crossed.models[question.model])
+        return Cross(envelope, model, question.model)
 
     def _intake(self, phase: Phase) -> Intake:
         setup = self._setup
@@ -247,6 +260,8 @@ class Coordinator:
             return self._admission()
         if phase is Phase.TRAINING:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
+        if phase is Phase.SHARING:
+            return Models(setup.files)
         return measurements(setup.task, setup.plan, _MEASURED.get(phase, "test"))
 
     def _admission(self) -> Admission:
@@ -269,8 +284,12 @@ class Coordinator:
             case ((Measurements() | NoisedMeasurements()), Phase.TESTING):
                 self._outcome.test = intake.result()
                 measured.keep(self._setup.files.folder, measured.TEST, closed.round, self._outcome.test)
+            case ((Measurements() | NoisedMeasurements()), Phase.CROSSING):
+                self._outcome.crossed.row(closed.model, intake.result(), dict(closed.missing))
             case ((Measurements() | NoisedMeasurements()), _):
                 self._outcome.personalised = intake.result()
+            case Models(), _:
+                self._outcome.crossed.shared(intake, self._state.admitted, dict(closed.missing))
 
     def _keep_measured(self, round_number: int, found: Measurement) -> None:
         setup = self._setup

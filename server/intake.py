@@ -29,13 +29,13 @@ from shared.evaluation.subgroup_metrics import subgroups_block
 from shared.evaluation.subgroups import Layout, Sent, layout, whole
 from shared.evaluation.summary import final_block, summarise
 from shared.fingerprint import Fingerprint, differences
-from shared.messages import Counts, Measured, Refusal, Reply, Update, Welcome
+from shared.messages import Counts, Measured, Refusal, Reply, Shared, Update, Welcome
 from shared.plan import Aggregation, FixedPoint, Plan
 from shared.privacy.statistics import summed_std
 from shared.privacy.terms import statistics_terms
 from shared.tasks.task import Task, private_measures
 
-Kind = TypeVar("Kind", Welcome, Update, Measured)
+Kind = TypeVar("Kind", Welcome, Update, Measured, Shared)
 
 _CODE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LONGEST = 2000
@@ -65,7 +65,7 @@ class Admission:
 
     def take(self, site: str, reply: Reply) -> None:
         """Admit ``site`` under the weight that it announces."""
-        welcome = _expect(reply, Welcome)
+        welcome = expect(reply, Welcome)
         found = differences(self._expected, welcome.fingerprint)
         if found:
             told = found[:_TOLD] + [f"and {len(found) - _TOLD} more"] * (len(found) > _TOLD)
@@ -104,7 +104,7 @@ class Updates:
 
     def take(self, site: str, reply: Reply) -> None:
         """Add the update of ``site``."""
-        update = _expect(reply, Update)
+        update = expect(reply, Update)
         agreed = self._weights.get(site)
         if update.weight != agreed:
             raise UpdateRejected(f"the update has weight {update.weight}, {agreed} was agreed", code="update-weight")
@@ -175,7 +175,7 @@ class Measurements:
 
     def take(self, site: str, reply: Reply) -> None:
         """Add the statistics of ``site``."""
-        measured = _expect(reply, Measured)
+        measured = expect(reply, Measured)
         if measured.schema == self._leaving.digest() and measured.counts.shape == (self._leaving.length,):
             self._leaving.require_told(measured.counts)
             self._require_possible(measured.counts)
@@ -214,7 +214,7 @@ class NoisedMeasurements:
 
     def take(self, site: str, reply: Reply) -> None:  # noqa: ARG002 - nothing of a single site is kept
         """Add the statistics of one site."""
-        self._sum.add(_expect(reply, Measured))
+        self._sum.add(expect(reply, Measured))
         self._sites += 1
 
     def result(self) -> Measurement:
@@ -248,7 +248,8 @@ def _one_line(sentence: str) -> str:
     return shown if len(sentence) <= _LONGEST else f"{shown}…"
 
 
-def _expect(reply: Reply, kind: type[Kind]) -> Kind:
+def expect(reply: Reply, kind: type[Kind]) -> Kind:
+    """``reply`` where it is of ``kind``; raises ``ProtocolError`` for a refusal, with its code, and for any other."""
     if isinstance(reply, Refusal):
         raise ProtocolError(reply.sentence, hint=reply.hint, code=reply.code)
     if not isinstance(reply, kind):

@@ -38,12 +38,14 @@ class Phase(Enum):
     MEASURING = "measuring"
     TESTING = "testing"
     PERSONALISING = "personalising"
+    SHARING = "sharing"
+    CROSSING = "crossing"
     FINISHED = "finished"
     ABORTED = "aborted"
 
 
-WAITING = frozenset({Phase.ADMITTING, Phase.TRAINING, Phase.MEASURING, Phase.TESTING, Phase.PERSONALISING})
 FINAL = frozenset({Phase.FINISHED, Phase.ABORTED})
+WAITING = frozenset(Phase) - FINAL - {Phase.AGGREGATING}
 
 
 class Kind(Enum):
@@ -58,10 +60,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a waiting phase asks: an answer to one question is none to another."""
+    """What a waiting phase asks: an answer to one question is none to another.
+
+    Attributes:
+        phase: which.
+        round: in which round.
+        model: whose model is measured while crossing; else empty.
+    """
 
     phase: Phase
     round: int
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ class Shape:
     every: int
     below_quorum: Literal["abort", "skip-round"]
     personalise: Literal["never", "after-last-round"]
+    share: Literal["never", "after-personalising"] = "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,7 @@ class Closed:
     round: int
     answered: frozenset[str]
     missing: tuple[tuple[str, str], ...]
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,7 @@ class State:
         late: sites that may yet join.
         greeted: those of them that were greeted with this round and have not answered.
         closed: the waiting phase that ended last.
+        models: sites whose shared models are to be measured everywhere, the present one first.
         reason: why the run was aborted.
     """
 
@@ -132,12 +144,13 @@ class State:
     late: frozenset[str] = frozenset()
     greeted: frozenset[str] = frozenset()
     closed: Closed | None = None
+    models: tuple[str, ...] = ()
     reason: str = ""
 
     @property
     def question(self) -> Question:
         """What is being asked now."""
-        return Question(self.phase, self.round)
+        return Question(self.phase, self.round, self.models[0] if self.phase is Phase.CROSSING else "")
 
 
 @dataclass(frozen=True, slots=True)

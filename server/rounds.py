@@ -12,7 +12,7 @@ Promises
 - Who answered the last phase, who did not, and the code of the reason stay in ``State.closed``.
 
 A run ends after a bounded number of events that count: a phase hears each site once and then ends, by itself or by its
-deadline; there are at most three phases a round and three beside the rounds.
+deadline; there are at most three phases a round, and beside the rounds four and one for each model that is shared.
 
 Carrying out actions (asking, summing, writing) is left to ``server.coordinator``, durability to ``server.journal``.
 """
@@ -96,6 +96,7 @@ def shape_of(plan: Plan) -> Shape:
         every=plan.evaluation.every,
         below_quorum=plan.participation.below_quorum,
         personalise="never" if plan.personalisation is None else "after-last-round",
+        share="after-personalising" if plan.evaluation.cross_site else "never",
     )
 
 
@@ -183,7 +184,8 @@ def _give_up_on_the_rest(close: Callable[[State], State]) -> Transition:
 
     def transition(state: State, _event: Event) -> State:
         silent = tuple((site, NO_ANSWER) for site in sorted(state.asked))
-        closed = Closed(state.phase, state.round, state.answered, tuple(sorted(state.missing + silent)))
+        missing = tuple(sorted(state.missing + silent))
+        closed = Closed(state.phase, state.round, state.answered, missing, state.question.model)
         return close(replace(state, asked=frozenset(), missing=closed.missing, closed=closed))
 
     return transition
@@ -221,6 +223,22 @@ def _next_round(state: State) -> State:
 
 def _after_testing(state: State) -> State:
     return _finish(state) if state.shape.personalise == "never" else _ask(state, Phase.PERSONALISING)
+
+
+def _after_personalising(state: State) -> State:
+    return _finish(state) if state.shape.share == "never" else _ask(state, Phase.SHARING)
+
+
+def _after_sharing(state: State) -> State:
+    return _next_model(replace(state, models=tuple(sorted(state.answered))))
+
+
+def _after_crossing(state: State) -> State:
+    return _next_model(replace(state, models=state.models[1:]))
+
+
+def _next_model(state: State) -> State:
+    return _ask(state, Phase.CROSSING) if state.models else _finish(state)
 
 
 def _ask(state: State, phase: Phase) -> State:
@@ -265,7 +283,21 @@ _CLOSING: Mapping[Phase, Line] = {
         (Phase.PERSONALISING, Phase.FINISHED),
         "personalise if planned; else finish",
     ),
-    Phase.PERSONALISING: _line(_give_up_on_the_rest(_finish), (Phase.FINISHED,), "finish"),
+    Phase.PERSONALISING: _line(
+        _give_up_on_the_rest(_after_personalising),
+        (Phase.SHARING, Phase.FINISHED),
+        "ask for the fine-tuned models if planned; else finish",
+    ),
+    Phase.SHARING: _line(
+        _give_up_on_the_rest(_after_sharing),
+        (Phase.CROSSING, Phase.FINISHED),
+        "measure the first shared model at every site; finish if none was shared",
+    ),
+    Phase.CROSSING: _line(
+        _give_up_on_the_rest(_after_crossing),
+        (Phase.CROSSING, Phase.FINISHED),
+        "measure the next shared model at every site; finish after the last",
+    ),
 }
 
 TABLE: Mapping[tuple[Phase, Kind], Line] = {

@@ -53,8 +53,13 @@ class ModelFiles:
         said = {"plan": self.plan_digest, "round": str(round_number)}
         return checkpoint.save(self.folder / CHECKPOINTS, self.schema.split(weights), said).digest
 
+    def save_shared(self, weights: Vector, site: str) -> str:
+        """Write the fine-tuned model that ``site`` has shared; returns its digest."""
+        said = {"plan": self.plan_digest, "site": site}
+        return checkpoint.save(self.folder / CHECKPOINTS, self.schema.split(weights), said).digest
+
     def load(self, digest: str) -> Vector:
-        """Read a global model back as one flat vector; raises ``RunError`` when it is damaged or another plan's."""
+        """Read a model back as one flat vector; raises ``RunError`` when it is damaged or another plan's."""
         tensors = self._read(CHECKPOINTS, digest).tensors
         return np.concatenate([np.asarray(tensors[name], np.float32).ravel() for name in self.schema.names])
 

@@ -28,6 +28,7 @@ from shared.fixed_point import pack, unpack
 from shared.messages import (
     PROTOCOL,
     Bits,
+    Cross,
     Envelope,
     Evaluate,
     Hello,
@@ -36,6 +37,8 @@ from shared.messages import (
     Refusal,
     Reply,
     Request,
+    Share,
+    Shared,
     Split,
     Train,
     Update,
@@ -75,6 +78,8 @@ _REQUESTS = {
     "train": _Form(Train, _ASKED, "weights"),
     "evaluate": _Form(Evaluate, {**_ASKED, "split": str}, "weights"),
     "personalise": _Form(Personalise, {**_ASKED, "split": str}, "weights"),
+    "share": _Form(Share, _ASKED),
+    "cross": _Form(Cross, {**_ASKED, "model": str}, "weights"),
 }
 _REPLIES = {
     "welcome": _Form(Welcome, {"fingerprint": list, "weight": int}),
@@ -92,6 +97,7 @@ _REPLIES = {
         "values",
     ),
     "measured": _Form(Measured, {"schema": str, "seconds": float}, "counts"),
+    "shared": _Form(Shared, {"schema": str}, "weights"),
     "refusal": _Form(Refusal, {"code": str, "hint": str, "sentence": str}),
 }
 

@@ -4,7 +4,8 @@ Promises
 - Every message carries the protocol version, the run, the plan's digest and the round, so that a replayed, foreign or
   outdated message is recognised before anything is computed.
 - A site answers each request with exactly one reply: the one that belongs to it, or a ``Refusal`` with a stable code.
-- Nothing here can hold a pixel, a case or a patient: replies are fixed-point sums and additive counts.
+- Nothing here can hold a pixel, a case or a patient: replies are fixed-point sums, additive counts and, where a plan
+  shares models, weights.
 
 The types are plain values; ``shared.message_bytes`` turns them into bytes and back, ``shared.wire`` carries those.
 """
@@ -68,7 +69,23 @@ class Personalise:
     split: Split
 
 
-Request = Hello | Train | Evaluate | Personalise
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Send the fine-tuned weights that ``Personalise`` has left at this site, where the plan says so."""
+
+    envelope: Envelope
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cross:
+    """Measure ``weights``, the fine-tuned model of the site named ``model``, on this site's test patients."""
+
+    envelope: Envelope
+    weights: Vector
+    model: str
+
+
+Request = Hello | Train | Evaluate | Personalise | Share | Cross
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +123,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """Answer to ``Evaluate`` and ``Personalise``: additive statistics as one flat vector with its schema's digest."""
+    """Answer to ``Evaluate``, ``Personalise`` and ``Cross``: additive statistics, flat, with their schema's digest."""
 
     counts: Counts
     schema: str
     seconds: float = field(default=0.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """Answer to ``Share``: this site's own fine-tuned weights, float32, and the digest of their names and shapes."""
+
+    weights: Vector
+    schema: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +147,4 @@ class Refusal:
     hint: str = ""
 
 
-Reply = Welcome | Update | Measured | Refusal
+Reply = Welcome | Update | Measured | Shared | Refusal

@@ -237,6 +237,7 @@ class Evaluation(Section):
     """Most test images with a lesion that a site explains."""
     explain_lesion: Annotated[int, Field(ge=1, le=255)] | None = None
     """Class index in the masks that is the lesion; None takes whatever is drawn."""
+    cross_site: bool = False
 
     @model_validator(mode="after")
     def _subgroups_can_be_told(self) -> Evaluation:
@@ -266,9 +267,9 @@ class Evaluation(Section):
 
 
 class Personalisation(Section):
-    """``[personalisation]``: steps on own patients after the last round; these weights never leave the site.
+    """``[personalisation]``: steps on own patients after the last round, at a rate that falls to 0 along half a cosine.
 
-    The learning rate falls from ``learning_rate`` to 0 along half a cosine.
+    These weights leave the site only under ``evaluation.cross_site``.
     """
 
     steps: Count
@@ -317,6 +318,16 @@ class Plan(Section):
         if self.evaluation.recalibrate != "none" and self.privacy.unit == "patient":
             raise ValueError(
                 'privacy.unit = "patient" and evaluation.recalibrate would measure with a constant without noise'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _models_may_leave(self) -> Plan:
+        said = (self.privacy.unit, self.secure_aggregation.enabled, self.evaluation.release, bool(self.personalisation))
+        if self.evaluation.cross_site and said != ("none", False, "site", True):
+            raise ValueError(
+                'evaluation.cross_site sends models of single sites: it needs [personalisation], release = "site", '
+                'privacy.unit = "none" and secure_aggregation.enabled = false'
             )
         return self
 

@@ -93,7 +93,7 @@ def shortened(plan: Plan, rounds: int) -> Plan:
     said["aggregation"]["average_last"] = min(plan.aggregation.average_last, fewer)
     said["privacy"] = {"unit": "none"}
     said["participation"] = {"quorum": 1, "deadline_s": _WEEK_S}
-    said["evaluation"] = said["evaluation"] | {"every": fewer, "release": "sum"}
+    said["evaluation"] = said["evaluation"] | {"every": fewer, "release": "sum", "cross_site": False}
     said.pop("personalisation", None)
     return from_document(said)
 

@@ -275,7 +275,7 @@ def _results(running: _Running, outcome: Outcome, compared: Analysed, timing: Ti
         checkpoint=outcome.checkpoint,
         command=running.order.command,
         personalised=_block(outcome.personalised, sites) if outcome.personalised else None,
-        baselines=compared.baselines,
+        baselines={**outcome.crossed.block(sites.workbench.task), **compared.baselines},
         checks=compared.checks,
         differences=(*compared.differences, *outcome.differences(sites.workbench.task)),
         privacy={spec.name: spent(spec.name, spec.data, sites.cohort(spec), plan, sites.noise) for spec in specs},

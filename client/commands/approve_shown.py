@@ -45,7 +45,8 @@ def document(offer: Offer, served: int) -> dict[str, object]:
             "bits": bits(plan),
             "bytes": _update_bytes(offer),
             "release": _how(plan),
-            "measurements": releases(plan),
+            "measurements": releases(plan, len(_active(offer))),
+            "own_model": plan.evaluation.cross_site,
         },
         "cost": asdict(offer.cost) if offer.cost else None,
         "federation": offer.pinned.federation,
@@ -93,11 +94,18 @@ def _rows(offer: Offer, served: int) -> Iterator[tuple[str, str]]:
         f"each round an update: {offer.parameters:,} numbers of {bits(plan)} bits, {_size(_update_bytes(offer))}"
         + (", with noise" if offer.cost else ", exact"),
     )
-    yield "leaves", f"{_number(releases(plan), 'time')} in each run: {_RELEASES[_how(plan)]}"
+    times = _number(releases(plan, len(_active(offer))), "time")
+    yield "leaves", f"{times} in each run: {_RELEASES[_how(plan)]}"
+    if plan.evaluation.cross_site:
+        yield "leaves", _OWN_MODEL
     yield from (("costs", sentence) for sentence in (_costs(offer.cost) if offer.cost else _NO_PROTECTION))
     yield "takes part", f"{_number(len(_active(offer)), 'site')}: {', '.join(_active(offer))}"
 
 
+_OWN_MODEL = (
+    "once in each run: THIS SITE'S OWN MODEL, fine-tuned on its patients alone, exact. The coordinator keeps it and "
+    "sends it to all other sites, which measure it; theirs are measured here"
+)
 _NO_PROTECTION = (
     "NO PROTECTION: what leaves may show who was trained on, and parts of their images can be reconstructed from it",
     "nothing in the ledger, and nothing can be taken back",

@@ -93,10 +93,14 @@ def _facts(site: SiteFolder, plan: Plan, dataset: str | None) -> Facts:
     name, protected = site.settings.site.name, plan.privacy.unit == "patient"
     noise = terms_for(plan, name).noise_multiplier if protected else None
     if dataset is None:
-        return Facts(name, noise_multiplier=noise)
+        return Facts(name, noise_multiplier=noise, sites=_sites(site))
     patients = CohortPatients.of(_cohort(site, dataset))
     own, lifetime = _spent(site, plan, patients) if protected else (None, None)
-    return Facts(name, len(patients.patients["train"]), patients.digest, noise, own, lifetime)
+    return Facts(name, len(patients.patients["train"]), patients.digest, noise, own, lifetime, _sites(site))
+
+
+def _sites(site: SiteFolder) -> int | None:
+    return None if site.pinned is None else len(site.pinned.roster.active)
 
 
 def _cohort(site: SiteFolder, dataset: str) -> Cohort:

@@ -118,6 +118,7 @@ class Desk:
         policy: of this hospital, read anew for each request.
         receipts: of this site.
         now: the time, with a zone.
+        members: the active sites of the federation, as its roster says now; a site that knows none crosses no models.
     """
 
     standing: Standing
@@ -126,6 +127,7 @@ class Desk:
     policy: Callable[[], Policy]
     receipts: Receipts
     now: Callable[[], datetime]
+    members: Callable[[], frozenset[str]] = frozenset
 
     def answer(self, parcel: Parcel) -> Parcel:
         """The signed reply to ``parcel``; raises ``ConsiliumError`` only where the audit log cannot be written."""
@@ -173,7 +175,7 @@ class Desk:
         for refused in (permits_sender(policy, lead, lead), permits_now(policy, self.now()) if begins else None):
             if refused is not None:
                 raise PolicyError(refused.sentence, hint=refused.hint)
-        require_in_plan(asked.request, approval.plan)
+        require_in_plan(asked.request, approval.plan, self.members())
         if not ask_again(asked.request):
             sequence = Sequence(approval.folder / "runs", approval.runs)
             sequence.admit(asked.order.run, Question.of(asked.request, asked.sha256))

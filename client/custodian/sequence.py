@@ -1,9 +1,10 @@
 """The order in which a run may ask: forwards, each question once, each answer as often as it gets lost.
 
 Promises
-- A question is what is asked (its kind, and the split) in a round. Asked again with the same bytes it is admitted, and
-  gets the same answer; asked again with other bytes it is refused ("replayed-otherwise"), because two answers to one
-  question say more than one. A round that lies before one that was already asked is refused ("outdated").
+- A question is what is asked (its kind, and the split, or whose model) in a round. Asked again with the same bytes it
+  is admitted, and gets the same answer; asked again with other bytes it is refused ("replayed-otherwise"), because two
+  answers to one question say more than one. A round that lies before one that was already asked is refused
+  ("outdated").
 - What was admitted is on the disk before it is answered: a custodian that was killed remembers.
 - Of one approval only as many different runs are served as it allows ("too-many-runs").
 - A file that is damaged refuses its run ("sequence-damaged") and is never repaired by forgetting.
@@ -19,7 +20,7 @@ from typing import Any
 
 from shared.durable import replace_file
 from shared.errors import PolicyError, ProtocolError, SiteDataError
-from shared.messages import Evaluate, Hello, Personalise, Request
+from shared.messages import Cross, Evaluate, Hello, Personalise, Request
 
 _FOLDER = 0o700
 
@@ -36,8 +37,12 @@ class Question:
     def of(cls, request: Request, sha256: str) -> Question:
         """``request``, whose bytes have the digest ``sha256``."""
         kind = type(request).__name__.lower()
-        split = f"-{request.split}" if isinstance(request, Evaluate | Personalise) else ""
-        return cls(f"{kind}{split}", request.envelope.round, sha256)
+        match request:
+            case Evaluate() | Personalise():
+                kind += f"-{request.split}"
+            case Cross():
+                kind += f"-{request.model}"
+        return cls(kind, request.envelope.round, sha256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,8 +157,13 @@ def custodian(site: SiteFolder, now: Clock) -> Custodian:
     standing = Standing(site.settings.site.name, site.signing_key(), pinned.federation, pinned.lead)
     sites = Sites(site, Warm(site, now))
     receipts = Receipts(site, partial(approvals.find, site), now)
-    desk = Desk(standing, sites.approved, sites.opened, lambda: site.policy, receipts, now)
+    members = partial(_members, site)
+    desk = Desk(standing, sites.approved, sites.opened, lambda: site.policy, receipts, now, members)
     return Custodian(site, desk, sites, receipts)
+
+
+def _members(site: SiteFolder) -> frozenset[str]:
+    return require_pinned(site).roster.active
 
 
 def desk(site: SiteFolder, now: Clock) -> Desk:

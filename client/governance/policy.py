@@ -70,6 +70,7 @@ class Statistics(_Table):
     release: tuple[Release, ...] = ("dp",)
     require_secure_aggregation: Switch = True
     max_releases_per_run: Count = 50
+    unsafe_share_models: Switch = False
 
 
 class Who(_Table):
@@ -173,6 +174,9 @@ release = ["dp"]
 require_secure_aggregation = true
 # How often a run may measure this site's validation and test patients.
 max_releases_per_run = 50
+# true lets plans in that send this site's own fine-tuned model to the other sites
+# ([evaluation] cross_site), exactly as it is.
+unsafe_share_models = false
 
 [hours]
 # Time zone of the windows, such as "Europe/Berlin".

@@ -25,7 +25,7 @@ from client.governance.ledger import Ledger
 from client.governance.spending import cost
 from client.site_folder import LEDGER, SiteFolder
 from shared.errors import CapacityError, ConsiliumError
-from shared.messages import Evaluate, Measured, Personalise, Reply, Request, Split, Train, Update
+from shared.messages import Cross, Evaluate, Measured, Personalise, Reply, Request, Shared, Split, Train, Update
 from shared.plan import Plan
 from shared.privacy.accounting import epsilon
 from shared.privacy.terms import statistics_terms, terms_for
@@ -159,6 +159,8 @@ def _size(reply: Reply) -> dict[str, int]:
     """Arrays in the message, and numbers in them."""
     if isinstance(reply, Update):
         return {"tensors": 1, "values": int(reply.values.size), "bits": reply.bits}
+    if isinstance(reply, Shared):
+        return {"tensors": 1, "values": int(reply.weights.size)}
     return {"tensors": 1, "values": int(reply.counts.size)} if isinstance(reply, Measured) else {"tensors": 0}
 
 
@@ -167,6 +169,8 @@ def _asked(asked: Asked) -> dict[str, str]:
 
 
 def _split(request: Request) -> dict[str, int]:
+    if isinstance(request, Cross):
+        return {"split.test": 1}
     return {f"split.{request.split}": 1} if isinstance(request, Evaluate | Personalise) else {}
 
 

@@ -33,6 +33,7 @@ class Facts:
         cohort_epsilon: what the patients of the cohort will have spent on it once the plan is done, at the policy's
             delta.
         lifetime_epsilon: the same over all cohorts, of the patient of this cohort who will have spent most; private.
+        sites: active ones of the federation.
     """
 
     site: str
@@ -41,6 +42,7 @@ class Facts:
     noise_multiplier: float | None = None
     cohort_epsilon: float | None = None
     lifetime_epsilon: float | None = None
+    sites: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,16 +202,31 @@ def _secure_sum(plan: Plan, _: Facts, policy: Policy) -> Against | None:
     )
 
 
-def releases(plan: Plan) -> int:
-    """How often a run measures a site: every so many rounds and after the last, then the test, also of own models."""
-    return measured_rounds(plan) + (1 if plan.personalisation is None else 2)
+def releases(plan: Plan, sites: int) -> int:
+    """How often a run measures a site: every so many rounds and after the last, then the test, also of own models.
+
+    Where the plan measures every model at every site there is one more for each of the federation's ``sites``.
+    """
+    crossed = sites if plan.evaluation.cross_site else 0
+    return measured_rounds(plan) + (1 if plan.personalisation is None else 2) + crossed
 
 
-def _releases(plan: Plan, _: Facts, policy: Policy) -> Against | None:
-    asked = releases(plan)
+def _releases(plan: Plan, facts: Facts, policy: Policy) -> Against | Unknown | None:
+    if plan.evaluation.cross_site and facts.sites is None:
+        return Unknown("how many sites there are, each with a model to measure: enrol first")
+    asked = releases(plan, facts.sites or 0)
     if asked <= policy.statistics.max_releases_per_run:
         return None
     return Against(f"it asks for {asked} releases", "ask the lead for a plan with a larger evaluation.every")
+
+
+def _share_models(plan: Plan, _: Facts, policy: Policy) -> Against | None:
+    if policy.statistics.unsafe_share_models or not plan.evaluation.cross_site:
+        return None
+    return Against(
+        "it asks for evaluation.cross_site = true, and this site's own fine-tuned model would go to the other sites",
+        "ask the lead for a plan with evaluation.cross_site = false",
+    )
 
 
 RULES: Mapping[str, Rule] = MappingProxyType(
@@ -227,6 +244,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "statistics.release": _release,
         "statistics.require_secure_aggregation": _secure_sum,
         "statistics.max_releases_per_run": _releases,
+        "statistics.unsafe_share_models": _share_models,
     }
 )
 """Name of a rule, as it is spelled in the file -> the rule. ``hours`` and ``who`` are no rules about plans."""

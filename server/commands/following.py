@@ -23,6 +23,8 @@ _PHASES = {
     "measuring": "measuring on validation patients",
     "testing": "measuring on test patients",
     "personalising": "own-site steps",
+    "sharing": "collecting the sites' models",
+    "crossing": "every model at every site",
 }
 
 

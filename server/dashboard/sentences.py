@@ -24,6 +24,8 @@ PHASES: Mapping[str, str] = {
     "measuring": "measuring the model on validation patients",
     "testing": "measuring the model on test patients",
     "personalising": "fine-tuning at each site",
+    "sharing": "collecting each site's own model",
+    "crossing": "measuring each site's own model at every site",
     "writing the report": "writing the report",
     "finished": "finished",
     "aborted": "stopped",

@@ -143,6 +143,7 @@ def _results(found: RunFolder, task: Task, outcome: Outcome, total_s: float) -> 
         lower_is_better=tuple(sorted(task.lower_is_better)),
         checkpoint=outcome.checkpoint,
         personalised=outcome.personalised.block(task) if outcome.personalised else None,
+        baselines=outcome.crossed.block(task),
         differences=tuple(outcome.differences(task)),
         privacy={site: _spent(plan, site, len(records)) for site in _took_part(records)},
         participation=tuple(record.participation for record in records),

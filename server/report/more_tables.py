@@ -67,9 +67,14 @@ def cross_site_table(run: Run) -> Table | None:
         for model in sites
     ]
     title = f"Every model at every site: {label(run.headline)}"
-    return Table(
-        title, ("Trained at", *sites), tuple(rows), "Rows: where the model was trained. Columns: whose test patients."
-    )
+    return Table(title, ("Trained at", *sites), tuple(rows), f"{whose_models(run)} Columns: whose test patients.")
+
+
+def whose_models(run: Run) -> str:
+    """What the rows of the cross-site table are."""
+    if run.results.baselines.get("cross_site_models") == "personalised":
+        return "Rows: the shared model after own-site steps, and where these were made."
+    return "Rows: where the model was trained."
 
 
 def operating_point_table(run: Run) -> Table | None:

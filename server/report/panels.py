@@ -17,7 +17,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from server.report import curve_figures, figures, gap_figures, matrix_figure, svg
+from server.report import curve_figures, figures, gap_figures, matrix_figure, more_tables, svg
 from server.report.arms import Kind, arms_of, at_a_glance
 from server.report.metrics import LEVEL, Better, label, measure
 from server.report.run import Run, sites_of
@@ -146,7 +146,7 @@ def matrix_panel(run: Run) -> Figure | None:
     if not 0 < len(found) <= matrix_figure.MOST_SITES:
         return None
     drawn = matrix_figure.matrix_chart("matrix", run.headline, found, _better(run, run.headline))
-    caption = "Rows: where the model was trained. Columns: whose test patients. Framed: at home. Darker is better."
+    caption = f"{more_tables.whose_models(run)} Columns: whose test patients. Framed: at home. Darker is better."
     return Figure(f"{label(run.headline)} of every model at every site", drawn, caption, reading="matrix")
 
 

@@ -67,6 +67,11 @@ class Roster(Document):
             raise ValueError("the first roster, and no other, follows none")
         return self
 
+    @property
+    def active(self) -> frozenset[str]:
+        """Names of the sites that take part."""
+        return frozenset(one.site for one in self.sites if one.state == "active")
+
     def entry(self, site: str) -> Entry | None:
         """The site of that name, None where there is none."""
         return next((one for one in self.sites if one.site == site), None)

@@ -117,4 +117,5 @@ def _overfitted(plain: Plan) -> Plan:
 def _document(plan: Plan) -> dict[str, Any]:
     document = plan.model_dump(mode="json", exclude_none=True)
     document.pop("personalisation", None)
+    document["evaluation"] |= {"cross_site": False}
     return document

@@ -153,8 +153,33 @@ def test_what_is_shown_follows_from_plan_cohort_and_roster(hospital: Hospital) -
     assert "3 rounds of 2 steps, in 2 runs" in said
     assert "2 sites: aachen, bergen" in said
     assert hospital.lead.verify_key.fingerprint() in said
-    assert told["leaves"] == {"updates": 3, "bits": 32, "bytes": 4 * size, "release": "site", "measurements": 4}
+    leaves = {"updates": 3, "bits": 32, "bytes": 4 * size, "release": "site", "measurements": 4, "own_model": False}
+    assert told["leaves"] == leaves
     assert (told["cost"], told["sites"], told["runs"]) == (None, ["aachen", "bergen"], 2)
+
+
+CROSSING = {
+    "personalisation": {"steps": 2, "learning_rate": 0.01},
+    "evaluation": {"every": 1, "release": "site", "cross_site": True},
+}
+
+
+def test_a_plan_that_shares_models_is_refused_by_a_policy_that_does_not_say_so(hospital: Hospital) -> None:
+    with pytest.raises(PolicyError, match="unsafe_share_models = false refuses this plan"):
+        offered(hospital, plan_of(**CROSSING))
+
+
+def test_that_this_site_s_own_model_leaves_is_said_in_plain_words(hospital: Hospital) -> None:
+    hospital.policy(f"{PILOT}unsafe_share_models = true\n")
+    offer = offered(hospital, plan_of(**CROSSING))
+    said = words(offer)
+    assert "THIS SITE'S OWN MODEL" in said
+    assert "all other sites" in said
+    leaves = document(offer, 0)["leaves"]
+    assert isinstance(leaves, dict)
+    # Three rounds, the test, the own model, and the models of two sites.
+    assert (leaves["own_model"], leaves["measurements"]) == (True, 7)
+    assert "OWN MODEL" not in words(offered(hospital, plan_of()))
 
 
 def epsilon_of(plan: Plan, rounds: int) -> float:

@@ -12,7 +12,19 @@ from client import app
 from server.app import _KINDS
 from shared.errors import SiteDataError
 from shared.message_bytes import reply_from_bytes, reply_to_bytes, request_from_bytes, request_to_bytes
-from shared.messages import Envelope, Evaluate, Hello, Measured, Personalise, Refusal, Reply, Request, Train
+from shared.messages import (
+    Cross,
+    Envelope,
+    Evaluate,
+    Hello,
+    Measured,
+    Personalise,
+    Refusal,
+    Reply,
+    Request,
+    Share,
+    Train,
+)
 from shared.parcels import Parcel
 from shared.wire import parcel_from_record, parcel_to_record
 
@@ -23,6 +35,8 @@ REQUESTS: list[Request] = [
     Train(ENVELOPE, WEIGHTS),
     Evaluate(ENVELOPE, WEIGHTS, "test"),
     Personalise(ENVELOPE, WEIGHTS, "test"),
+    Share(ENVELOPE),
+    Cross(ENVELOPE, WEIGHTS, "bergen"),
 ]
 
 

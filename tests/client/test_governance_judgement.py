@@ -66,6 +66,9 @@ def unprotected(**changes: Any) -> dict[str, Any]:
 LOOSE = "[statistics]\nrelease = ['dp', 'sum', 'site']\nrequire_secure_aggregation = false\n"
 PILOT = f"[privacy]\nunsafe_allow_unprotected = true\n{LOOSE}"
 TRAINING = {"privacy__covers": "training"}
+CROSSING = unprotected(
+    personalisation__steps=5, personalisation__learning_rate=0.01, evaluation__cross_site=True, evaluation__every=1
+)
 
 REFUSED: dict[str, Case] = {
     "plans.tasks": ("[plans]\ntasks = ['segmentation']", {}, {}),
@@ -85,6 +88,7 @@ REFUSED: dict[str, Case] = {
         {},
     ),
     "statistics.max_releases_per_run": ("[statistics]\nmax_releases_per_run = 2", {}, {}),
+    "statistics.unsafe_share_models": (PILOT, CROSSING, {"sites": 3}),
 }
 """Rule -> what it alone refuses."""
 
@@ -106,6 +110,7 @@ PERMITTED: dict[str, Case] = {
         {},
     ),
     "statistics.max_releases_per_run": ("[statistics]\nmax_releases_per_run = 3", {}, {}),
+    "statistics.unsafe_share_models": (f"{PILOT}unsafe_share_models = true\n", CROSSING, {"sites": 3}),
 }
 """The same, a step on the other side of the rule: nothing refuses it."""
 
@@ -120,7 +125,7 @@ def judged(case: Case) -> tuple[judgement.Refusal, ...]:
 
 def test_no_row_of_the_table_of_rules_is_untested() -> None:
     assert set(REFUSED) == set(PERMITTED) == set(RULES)
-    assert len(RULES) == 13
+    assert len(RULES) == 14
 
 
 def test_every_key_of_a_policy_about_plans_has_its_rule() -> None:

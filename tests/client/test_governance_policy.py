@@ -43,7 +43,7 @@ def test_the_first_policy_toml_says_the_defaults_and_so_does_an_empty_one() -> N
 def test_the_first_policy_toml_has_every_key_and_no_other() -> None:
     written = tomllib.loads(policy.template())
     assert {(section, key) for section, table in written.items() for key in table} == set(keys_of(Policy))
-    assert len(set(keys_of(Policy))) == 17
+    assert len(set(keys_of(Policy))) == 18
 
 
 def test_every_value_of_the_first_policy_toml_is_the_default_of_its_key() -> None:
@@ -88,7 +88,7 @@ def test_defaults_are_the_careful_choice() -> None:
 
 def test_a_key_that_weakens_privacy_beyond_a_number_is_called_unsafe() -> None:
     switches = {key for section, key in keys_of(Policy) if type(getattr(getattr(Policy(), section), key)) is bool}
-    assert switches == {"unsafe_allow_unprotected", "require_secure_aggregation"}
+    assert switches == {"unsafe_allow_unprotected", "require_secure_aggregation", "unsafe_share_models"}
 
 
 # --- what is wrong ---------------------------------------------------------------------------------------------------

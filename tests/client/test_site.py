@@ -22,6 +22,7 @@ from shared.errors import CaseError
 from shared.evaluation.additive import UNIT, Statistics
 from shared.fixed_point import dequantise, resolution
 from shared.messages import (
+    Cross,
     Envelope,
     Evaluate,
     Hello,
@@ -30,6 +31,8 @@ from shared.messages import (
     Refusal,
     Reply,
     Request,
+    Share,
+    Shared,
     Split,
     Train,
     Update,
@@ -230,6 +233,46 @@ def test_fine_tuning_that_the_plan_does_not_have_is_refused() -> None:
     )
 
 
+SHARING = {**PERSONAL, "evaluation__cross_site": True}
+
+
+def test_the_model_that_is_shared_is_the_one_that_was_kept_and_measured(tmp_path: Path) -> None:
+    plan = tiny_plan(**SHARING)
+    site, said = tiny_site("aachen", plan, tmp_path), envelope(plan, 3)
+    measured = site.answer(Personalise(said, weights_of(plan), "test"))
+    shared = site.answer(Share(said))
+    assert isinstance(measured, Measured)
+    assert isinstance(shared, Shared)
+    assert shared.schema == Workbench.for_plan(plan).parameters.digest()
+    crossed = site.answer(Cross(said, shared.weights, "aachen"))
+    assert isinstance(crossed, Measured)
+    assert crossed.schema == measured.schema
+    np.testing.assert_array_equal(crossed.counts, measured.counts)
+    start = site.answer(Cross(said, weights_of(plan), "aachen"))
+    assert isinstance(start, Measured)
+    assert (start.counts != measured.counts).any()  # the control: another model has other counts
+
+
+def test_a_model_is_shared_for_its_own_run_and_plan_only(tmp_path: Path) -> None:
+    plan = tiny_plan(**SHARING)
+    site = tiny_site("aachen", plan, tmp_path)
+    assert refused(site, Share(envelope(plan, 3))).code == "not-kept"
+    site.answer(Personalise(envelope(plan, 3), weights_of(plan), "test"))
+    assert refused(site, Share(envelope(plan, 3, run="another"))).code == "not-kept"
+    assert refused(tiny_site("bergen", plan, tmp_path), Share(envelope(plan, 3))).code == "not-kept"
+    (path,) = (tmp_path / "personal").iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert refused(site, Share(envelope(plan, 3))).code == "not-kept"
+
+
+def test_a_plan_that_shares_no_models_gets_none_and_measures_none(tmp_path: Path) -> None:
+    plan = tiny_plan(**PERSONAL)
+    site, said = tiny_site("aachen", plan, tmp_path), envelope(plan, 3)
+    site.answer(Personalise(said, weights_of(plan), "test"))
+    assert refused(site, Share(said)).code == "not-in-plan"
+    assert refused(site, Cross(said, weights_of(plan), "bergen")).code == "not-in-plan"
+
+
 def every_request(plan: Plan, said: Envelope) -> list[Request]:
     start = weights_of(plan)
     return [
@@ -237,6 +280,8 @@ def every_request(plan: Plan, said: Envelope) -> list[Request]:
         Train(said, start),
         Evaluate(said, start, "validation"),
         Personalise(said, start, "test"),
+        Share(said),
+        Cross(said, start, "bergen"),
     ]
 
 

@@ -122,6 +122,49 @@ def test_sites_personalise_once_after_testing_where_the_plan_asks_for_it() -> No
     assert done[-3:] == [Ask(Question(Phase.TESTING, 3), SITES), Ask(Question(Phase.PERSONALISING, 3), SITES), Finish()]
 
 
+SHARING = replace(SHAPE, personalise="after-last-round", share="after-personalising")
+
+
+def test_models_are_shared_after_personalising_and_each_is_measured_everywhere_in_order() -> None:
+    state, done = drive(start(SHARING, frozenset(SITES)), all_well)
+    assert state.phase is Phase.FINISHED
+    assert done[-6:] == [
+        Ask(Question(Phase.PERSONALISING, 3), SITES),
+        Ask(Question(Phase.SHARING, 3), SITES),
+        *(Ask(Question(Phase.CROSSING, 3, model), SITES) for model in SITES),
+        Finish(),
+    ]
+
+
+def sharing() -> State:
+    state = start(SHARING, frozenset(SITES))
+    while state.phase is not Phase.SHARING:
+        state = after(state, *all_well(state))
+    return state
+
+
+def test_a_model_that_was_not_shared_is_not_measured_and_its_site_still_measures_the_others() -> None:
+    state = after(sharing(), answered("c"), failed("b", "not-kept"), answered("a"))
+    assert (state.question, state.asked) == (Question(Phase.CROSSING, 3, "a"), frozenset(SITES))
+    state = after(state, *everybody())
+    assert state.question == Question(Phase.CROSSING, 3, "c")
+    assert state.closed is not None
+    assert state.closed.model == "a"
+    assert after(state, DEADLINE).phase is Phase.FINISHED
+
+
+def test_where_nobody_shares_the_run_is_finished() -> None:
+    assert after(sharing(), DEADLINE).phase is Phase.FINISHED
+
+
+def test_what_was_measured_of_one_model_is_no_answer_about_another() -> None:
+    first = after(sharing(), *everybody())
+    second = after(first, *everybody())
+    assert second.question == Question(Phase.CROSSING, 3, "b")
+    assert step(second, answered("c", first.question)) == (second, (Ignore("c", "late"),))
+    assert step(second, Event(Kind.DEADLINE, question=first.question)) == (second, ())
+
+
 def test_a_site_that_is_not_admitted_stays_out_with_its_reason() -> None:
     state = after(start(SHAPE, frozenset(SITES)), answered("a"), failed("b", "fingerprint"), answered("c"))
     assert state.phase is Phase.TRAINING
@@ -312,7 +355,7 @@ def test_every_phase_that_waits_for_sites_answers_a_deadline() -> None:
     assert WAITING
     for phase in WAITING:
         line = TABLE[phase, Kind.DEADLINE]
-        assert phase not in line.leads_to - {Phase.TRAINING}
+        assert phase not in line.leads_to - {Phase.TRAINING, Phase.CROSSING}
 
 
 def test_every_phase_that_waits_for_sites_answers_them() -> None:
@@ -347,8 +390,11 @@ SHAPES = st.builds(
     every=st.integers(1, 5),
     below_quorum=st.sampled_from(["abort", "skip-round"]),
     personalise=st.sampled_from(["never", "after-last-round"]),
+    share=st.sampled_from(["never", "after-personalising"]),
 )
-QUESTIONS = st.none() | st.builds(Question, st.sampled_from(Phase), st.integers(0, 4))
+QUESTIONS = st.none() | st.builds(
+    Question, st.sampled_from(Phase), st.integers(0, 4), st.sampled_from(["", *SITES, "stranger"])
+)
 EVENTS = st.builds(
     Event,
     st.sampled_from([Kind.ANSWERED, Kind.ANSWERED, Kind.ANSWERED, Kind.FAILED, Kind.DEADLINE, Kind.AGGREGATED]),
@@ -369,6 +415,11 @@ def counts(
             seen.append((state, event, then, actions))
         state = then
     return seen
+
+
+def most_phases(shape: Shape) -> int:
+    """Three a round; admitting, testing, personalising, sharing; and crossing once for each site's model."""
+    return 3 * shape.rounds + 4 + len(SITES)
 
 
 HISTORIES = st.lists(EVENTS, max_size=120)
@@ -403,15 +454,14 @@ def test_whatever_happens_the_invariants_hold(events: list[Event], shape: Shape,
 @given(HISTORIES, SHAPES)
 def test_events_that_count_are_bounded(events: list[Event], shape: Shape) -> None:
     seen = counts(events, shape, 0)
-    phases = 3 * shape.rounds + 3
-    assert len(seen) <= phases * (len(SITES) + 1)
+    assert len(seen) <= most_phases(shape) * (len(SITES) + 1)
 
 
 @settings(max_examples=200, deadline=None)
 @given(HISTORIES, SHAPES)
 def test_deadlines_alone_end_any_run_from_any_state(events: list[Event], shape: Shape) -> None:
     state = after(start(shape, frozenset(SITES)), *events)
-    for _ in range(3 * shape.rounds + 3):
+    for _ in range(most_phases(shape)):
         state = after(state, DEADLINE, AGGREGATED)
     assert state.phase in FINAL
 
@@ -473,6 +523,13 @@ def plan_text(**sections: str) -> str:
                 "personalisation": "steps = 5\nlearning_rate = 0.01",
             },
             Shape(7, 3, 2, "skip-round", "after-last-round"),
+        ),
+        (
+            {
+                "evaluation": 'cross_site = true\nrelease = "site"',
+                "personalisation": "steps = 5\nlearning_rate = 0.01",
+            },
+            Shape(7, 1, 5, "abort", "after-last-round", "after-personalising"),
         ),
     ],
 )

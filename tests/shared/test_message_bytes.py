@@ -23,6 +23,7 @@ from shared.message_bytes import (
 )
 from shared.messages import (
     Bits,
+    Cross,
     Envelope,
     Evaluate,
     Hello,
@@ -31,6 +32,8 @@ from shared.messages import (
     Refusal,
     Reply,
     Request,
+    Share,
+    Shared,
     Train,
     Update,
     Welcome,
@@ -45,11 +48,14 @@ REQUESTS: list[Request] = [
     Train(ENVELOPE, WEIGHTS),
     Evaluate(ENVELOPE, WEIGHTS, "validation"),
     Personalise(ENVELOPE, WEIGHTS, "test"),
+    Share(ENVELOPE),
+    Cross(ENVELOPE, WEIGHTS, "bergen"),
 ]
 REPLIES: list[Reply] = [
     Welcome((("numpy", "2.4.6"), ("torch", "2.13.0")), 12),
     Update(np.array([1, -2, 32767], np.int32), 16, 12, "cd" * 32, 1048576, 20, 1, 2.5),
     Measured(np.array([0, 5, -7], np.int64), "ef" * 32, 0.25),
+    Shared(WEIGHTS, "ef" * 32),
     Refusal("site-data", "this site is empty: 0 usable cases, 3 unusable", "check the folder"),
 ]
 

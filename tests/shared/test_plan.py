@@ -118,8 +118,8 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one() -> None:
 
 def test_an_unknown_key_far_from_all_others_lists_what_is_known() -> None:
     error = refusal(evaluation__zzz=3)
-    known = "every, explain, explain_cases, explain_lesion, floor, operating_point, recalibrate, release, subgroups"
-    assert error.hint == f"known here: {known}"
+    known = "cross_site, every, explain, explain_cases, explain_lesion, floor, operating_point, recalibrate, release"
+    assert error.hint == f"known here: {known}, subgroups"
 
 
 def test_a_misspelt_section_is_named_before_the_missing_one() -> None:
@@ -224,3 +224,36 @@ def test_a_wrong_weight_in_a_free_table_is_named_with_its_site() -> None:
 def test_the_types_that_were_tried_are_no_part_of_a_key() -> None:
     assert refusal(preprocessing__spacing_mm="natve").sentence.startswith("preprocessing.spacing_mm = 'natve': ")
     assert refusal(preprocessing__spacing_mm=[1.0, -2.0]).sentence.startswith("preprocessing.spacing_mm")
+
+
+CROSSING = {
+    "evaluation__cross_site": True,
+    "evaluation__release": "site",
+    "personalisation": {"steps": 5, "learning_rate": 0.01},
+}
+
+
+def test_a_plan_may_share_models_where_nothing_is_promised_that_they_would_break() -> None:
+    assert from_document(document(**CROSSING)).evaluation.cross_site
+    assert not parse(TEXT).evaluation.cross_site
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"personalisation": None},
+        {"evaluation__release": "sum"},
+        {"secure_aggregation__enabled": True},
+    ],
+    ids=["nothing to share", "sums only", "secure sums"],
+)
+def test_models_of_single_sites_leave_under_no_other_plan(change: dict[str, Any]) -> None:
+    said = {name: value for name, value in {**CROSSING, **change}.items() if value is not None}
+    assert "evaluation.cross_site sends models of single sites" in refusal(**said).sentence
+
+
+def test_under_privacy_a_plan_that_shares_models_is_refused() -> None:
+    promise = {"unit": "patient", "epsilon": 4.0, "delta": 1e-5, "clip_norm": 1.0, "public_patients": 50}
+    promise["covers"] = "training"
+    with pytest.raises(PlanError, match=r'privacy\.unit = "patient"'):
+        from_document(document(privacy=promise, **CROSSING))

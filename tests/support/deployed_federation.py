@@ -57,9 +57,11 @@ class Deployed:
         return DeskFleet(self, tuple(nodes), post)
 
     def _desk(self, site: str) -> Desk:
-        opened, book = tiny_site(site, self.plan), self.books[site]
+        book = self.books[site]
+        opened = tiny_site(site, self.plan, book.folder)
         standing = Standing(site, self.identities[site], "tiny", self.federation.lead)
-        return Desk(standing, book.approved, lambda _approved: opened, Policy, book, self.now)
+        members = lambda: self.federation.roster().active  # noqa: E731
+        return Desk(standing, book.approved, lambda _approved: opened, Policy, book, self.now, members)
 
     def _enrol(self, site: str) -> None:
         node = node_keys.public_pem(node_keys.generate())

@@ -63,10 +63,19 @@ class Correspondent:
         self.opened: list[int] = []
         self.now = NOW
         self.rules = Policy()
+        self.members = frozenset({"aachen", "bergen", "coimbra"})
 
     def desk(self) -> Desk:
         standing = Standing("aachen", self.identity, "tiny", self.lead.verify_key)
-        return Desk(standing, self.book.approved, self._open, lambda: self.rules, self.book, lambda: self.now)
+        return Desk(
+            standing,
+            self.book.approved,
+            self._open,
+            lambda: self.rules,
+            self.book,
+            lambda: self.now,
+            lambda: self.members,
+        )
 
     def _open(self, _approved: object) -> Site:
         self.opened.append(1)
