@@ -40,6 +40,8 @@ class Ending(IntEnum):
 
 
 _CODE = re.compile(r"\[code: (\d+)\]")
+_BROKEN = ("eof occurred", "unexpected_eof", "reset by peer", "timed out")
+"""How OpenSSL and the system name a handshake that was cut off: a cable, and no certificate."""
 _ADVICE = {
     Ending.TRY_AGAIN: "start again after some seconds",
     Ending.CERTIFICATE: "consilium-site doctor tells an expired certificate from inspected traffic",
@@ -93,6 +95,8 @@ class Watch:
             self.turned_away(said)
         elif code == SESSION_OPEN:
             self.sentence = "the coordinator still holds this node's last session open (Flower 305)"
+        elif any(word in message.lower() for word in _BROKEN):
+            self.sentence = "the connection to the coordinator broke while it was opened"
         elif any(word in message.lower() for word in ("certificate", "ssl", "tls")):
             self.ending, self.sentence = Ending.CERTIFICATE, "the coordinator's certificate does not verify"
         else:

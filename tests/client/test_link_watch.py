@@ -46,6 +46,21 @@ def test_a_certificate_that_does_not_verify_is_no_reason_to_try_again(message: s
     assert watched(message).ending is Ending.CERTIFICATE
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol (_ssl.c:1006)",
+        "_ssl.c:989: The handshake operation timed out",
+        "[Errno 104] Connection reset by peer",
+    ],
+    ids=["eof", "timeout", "reset"],
+)
+def test_a_handshake_that_was_cut_off_says_nothing_about_a_certificate(message: str) -> None:
+    watch = watched(message)
+    assert watch.ending is Ending.TRY_AGAIN
+    assert watch.sentence == "the connection to the coordinator broke while it was opened"
+
+
 @pytest.mark.parametrize("message", ["[code: 1001] other version", "Name or service not known", ""])
 def test_anything_else_is_tried_again_and_said_shortly(message: str) -> None:
     watch = watched(message + " x" * 1000)
