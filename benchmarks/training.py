@@ -31,10 +31,11 @@ import numpy as np
 from client.training import local
 from client.training.batches import TrainingData
 from client.workbench import Workbench
-from server.coordinator import Coordinator, Setup, Watch
+from server.coordinator import Coordinator
 from server.fleet import Fleet
 from server.journal import Journal
 from server.results import RoundRecord
+from server.run_setup import Setup, Watch
 from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
 from shared.arrays import read_vector
 from shared.messages import Evaluate, Hello, Reply, Request, Train

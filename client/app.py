@@ -45,8 +45,9 @@ def make_app(answer: Answer) -> ClientApp:
         return Message(parcel_to_record(reply), reply_to=message)
 
     relay = ClientApp()
-    plain, named = (relay.query(), relay.train(), relay.evaluate()), (relay.query("share"), relay.evaluate("cross"))
-    for register in (*plain, relay.train("personalise"), *named):
+    plain = (relay.query(), relay.train(), relay.evaluate())
+    named = (relay.train("personalise"), relay.query("share"), relay.evaluate("cross"), relay.query("sum"))
+    for register in (*plain, *named):
         register(carry)
     return relay
 

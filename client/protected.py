@@ -115,7 +115,9 @@ class Protected:
         sampler = Sampler(data, bench.task, plan, streams, noise)
         engine, terms = bench.patient_gradients, terms_for(plan, self.name)
         private.train(bench.load(request.weights), engine, sampler, terms, local.round_assignment(plan, round_number))
-        return bench.update(request.weights, self.weight)
+        return bench.update(
+            request.weights, self.weight, generator(plan.plan.seed, "rounding", self.name, round_number)
+        )
 
     def _statistics(self, request: Evaluate, terms: StatisticsTerms, noise: Noise) -> Measured:
         bench, plan = self.workbench, self.workbench.plan

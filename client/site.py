@@ -12,6 +12,8 @@ Promises
 - Under ``[privacy] unit = "patient"`` updates are made, and paid for, by ``client.protected``, and a refusal that
   depends on the site's cases says its code and no more. A site that cannot pay, or whose self-test fails, refuses to
   join.
+- Under secure aggregation an update and statistics leave masked, through ``client.secure.summing``; a site without it
+  refuses to answer such a plan.
 
 The same code answers in production (behind the relay) and in a simulation.
 """
@@ -29,6 +31,7 @@ from numpy.typing import NDArray
 from client import personal
 from client.data.prepared.site_data import SiteData
 from client.protected import Guard, Protected
+from client.secure.summing import Summing
 from client.training import local
 from client.training.batches import TrainingData
 from client.training.device import release
@@ -42,9 +45,12 @@ from shared.evaluation.explanations import Leaving, explaining
 from shared.evaluation.subgroups import Layout, layout
 from shared.messages import (
     PROTOCOL,
+    Confirm,
     Cross,
+    Deal,
     Evaluate,
     Hello,
+    Mask,
     Measured,
     Personalise,
     Refusal,
@@ -53,7 +59,9 @@ from shared.messages import (
     Share,
     Shared,
     Split,
+    SumStep,
     Train,
+    Unmask,
     Update,
     Vector,
     Welcome,
@@ -73,6 +81,7 @@ class Site:
         workbench: network and task; may be shared with other sites of the same process.
         folder: where personal weights are kept; None keeps none.
         guard: of its patients; None answers no plan that protects them.
+        summing: masks what it sends; None answers no plan with secure aggregation.
     """
 
     name: str
@@ -80,19 +89,48 @@ class Site:
     workbench: Workbench
     folder: Path | None = None
     guard: Guard | None = None
+    summing: Summing | None = None
 
     def answer(self, request: Request) -> Reply:
         """The one reply to ``request``; a ``Refusal`` where it cannot be served."""
         try:
-            self._check(request)
-            return self._serve(request)
+            if not self.workbench.plan.secure_aggregation.enabled:
+                return self._computed(request)
+            summing = self._summing()
+            if isinstance(request, SumStep):
+                self._check(request)
+                return summing.step(request)
+            return summing.held(request, self._computed(request))
         except ConsiliumError as error:
             return refusal(error, self.workbench.plan)
+
+    def computed(self, request: Request) -> Reply:
+        """``answer`` without masks, for whoever lets nothing of it out: a simulation, which masks it elsewhere."""
+        try:
+            return self._computed(request)
+        except ConsiliumError as error:
+            return refusal(error, self.workbench.plan)
+
+    def _computed(self, request: Request) -> Reply:
+        try:
+            self._check(request)
+            return self._serve(request)
         finally:
             release(self.workbench.device)
 
+    def _summing(self) -> Summing:
+        if self.summing is None:
+            raise ProtocolError(
+                "the plan has secure aggregation, and this site has nothing to mask with", code="no-masks"
+            )
+        return self.summing
+
     def _serve(self, request: Request) -> Reply:
         match request:
+            case Deal() | Mask() | Confirm() | Unmask():
+                raise ProtocolError(
+                    "the plan has no secure aggregation, so there is nothing to mask", code="not-in-plan"
+                )
             case Hello():
                 return self._welcome()
             case Train():
@@ -164,7 +202,9 @@ class Site:
         began = time.perf_counter()
         bench, round_number = self.workbench, request.envelope.round
         trained = self._run(request.weights, local.round_assignment(bench.plan, round_number), "train", round_number)
-        update = bench.update(request.weights, self.weight())
+        update = bench.update(
+            request.weights, self.weight(), generator(bench.plan.plan.seed, "rounding", self.name, round_number)
+        )
         loss_sum, seconds = in_units(trained.loss_sum), time.perf_counter() - began
         return replace(update, loss_sum=loss_sum, steps=trained.steps, seconds=seconds)
 

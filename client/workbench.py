@@ -3,8 +3,7 @@
 Promises
 - One workbench serves any number of sites in one process, one after the other: every use loads the weights it needs,
   and no site's state stays in it. Memory therefore does not grow with the number of sites.
-- Setting one up checks what can be checked without data: task, network, image size, frozen parts, memory. A plan that
-  promises a protection which this version does not have is refused: nobody trains without it unawares.
+- Setting one up checks what can be checked without data: task, network, image size, frozen parts, memory.
 - Before the first private round the mechanism is tested on this machine with this network and this layout
   (``client.training.self_test``), and audited with canaries (``client.training.canary``) where that takes a minute at
   most; what fails refuses to train.
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from client.data.progress import Progress, silent
@@ -27,7 +27,6 @@ from client.training.explain import explainer
 from client.training.per_patient import Network, PatientGradients
 from shared import admission, models, tasks
 from shared.arrays import ParameterSchema, read_vector, schema_of, write_vector
-from shared.errors import PlanError
 from shared.fingerprint import Arithmetic, Fingerprint
 from shared.fixed_point import quantise
 from shared.messages import Update, Vector
@@ -59,7 +58,6 @@ class Workbench:
         Raises:
             PlanError, ModelError, CapacityError: what the plan asks for cannot be set up.
         """
-        _refuse_unkept_promises(plan)
         task = tasks.task_for(plan)
         model = models.build(plan, task.output_channels, task.output)
         if plan.model.pretrained is not None:
@@ -83,10 +81,13 @@ class Workbench:
         write_vector(self.model, weights)
         return self.model
 
-    def update(self, received: Vector, weight: int) -> Update:
-        """What training has changed since ``received``, and nothing about how it went."""
+    def update(self, received: Vector, weight: int, rounding: np.random.Generator) -> Update:
+        """What training has changed since ``received``, and nothing about how it went.
+
+        ``rounding`` is what stochastic rounding draws from, where the plan has it.
+        """
         fixed_point = self.plan.aggregation.fixed_point
-        values, saturated = quantise(read_vector(self.model) - received, fixed_point)
+        values, saturated = quantise(read_vector(self.model) - received, fixed_point, rounding)
         schema = self.parameters.digest()
         return Update(values, fixed_point.bits, weight, schema, loss_sum=0, steps=0, saturated=saturated)
 
@@ -132,16 +133,3 @@ class Workbench:
         plain: Arithmetic = "tf32" if self.device.type == "cuda" else "float32"
         layout = devices.memory_format(self.device, self.plan.dimensions)
         return admission.Machine(self.device, layout, precision, "bfloat16" if halved else plain)
-
-
-def _refuse_unkept_promises(plan: Plan) -> None:
-    promised = {
-        "secure_aggregation.enabled = true": plan.secure_aggregation.enabled,
-    }
-    for key, asked in promised.items():
-        if asked:
-            raise PlanError(
-                f"the plan promises {key}, which this version cannot keep yet",
-                hint="train without it only if everybody concerned agrees, and say so in the plan",
-                code="not-built",
-            )

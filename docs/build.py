@@ -20,7 +20,7 @@ from pathlib import Path
 
 from client.settings import template
 from docs.parts import deidentification, findings, keys, messages, reasons
-from server import rounds
+from server import rounds_page
 from simulations import scenario
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "networks": keys.network_table,
     "requests": messages.request_table,
     "replies": messages.reply_table,
-    "rounds": rounds.as_markdown,
+    "rounds": rounds_page.as_markdown,
     "reasons": reasons.reason_tables,
     "kept attributes": deidentification.kept_table,
     "kept dates": deidentification.dates_table,

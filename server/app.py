@@ -25,7 +25,22 @@ from server.fleet import Fleet
 from server.post import Plain, Post
 from shared.errors import ConsiliumError, RunError
 from shared.message_bytes import request_to_bytes
-from shared.messages import Cross, Envelope, Evaluate, Hello, Personalise, Refusal, Reply, Request, Share, Train
+from shared.messages import (
+    Confirm,
+    Cross,
+    Deal,
+    Envelope,
+    Evaluate,
+    Hello,
+    Mask,
+    Personalise,
+    Refusal,
+    Reply,
+    Request,
+    Share,
+    Train,
+    Unmask,
+)
 from shared.parcels import Body
 from shared.wire import parcel_from_record, parcel_to_record
 
@@ -36,6 +51,10 @@ _KINDS: dict[type[Request], str] = {
     Personalise: "train.personalise",
     Share: "query.share",
     Cross: "evaluate.cross",
+    Deal: "query.sum",
+    Mask: "query.sum",
+    Confirm: "query.sum",
+    Unmask: "query.sum",
 }
 _POLL_S, _LONGEST_POLL_S = 0.05, 0.4
 

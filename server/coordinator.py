@@ -5,6 +5,7 @@ Promises
   request is sent. A run that was killed goes on from the last completed round and ends with the same bytes.
 - Updates are added as they arrive and forgotten; memory does not grow with the number of sites.
 - A reply that does not count is journalled with its code, and the round goes on with the rest.
+- Under secure aggregation what is known of a question is the sum of its answers, and nothing of a single site.
 
 Transitions are ``server.rounds``', checks ``server.intake``'s, deadlines and transport the fleet's.
 """
@@ -14,16 +15,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
 from server import measured, rounds
 from server.aggregation.exact import Total
 from server.aggregation.methods import METHODS
-from server.crossing import Crossed, Models
-from server.differences import FEDERATION, PERSONALISED, Entry, Pair, measured_entry
+from server.crossing import Models
 from server.fleet import Fleet
 from server.intake import (
     Admission,
@@ -35,9 +35,9 @@ from server.intake import (
     judge,
     measurements,
 )
-from server.journal import Journal
 from server.results import Participation, RoundRecord, append_round, keep_rounds
-from server.rounds import (
+from server.round_values import (
+    SUMMING,
     Abort,
     Action,
     Aggregate,
@@ -50,83 +50,17 @@ from server.rounds import (
     Phase,
     Question,
     Record,
-    State,
 )
-from server.run_state import ModelFiles
+from server.run_setup import Outcome, Setup, Watch
+from server.secure.masked_sum import ABOUT, Expected, MaskedSum, training_total
+from server.secure.round import Summed
 from shared.admission import fingerprint_of
-from shared.errors import RunError
+from shared.errors import ConsiliumError, RunError
 from shared.evaluation.explanations import Measuring
-from shared.messages import Cross, Envelope, Evaluate, Hello, Personalise, Reply, Request, Share, Train, Vector
-from shared.plan import Plan
-from shared.tasks.task import Task
+from shared.messages import Cross, Envelope, Evaluate, Hello, Personalise, Reply, Request, Share, Train
 
 ROUNDS = "rounds.jsonl"
 _MEASURED: dict[Phase, Measuring] = {Phase.MEASURING: "validation", Phase.TESTING: "final"}
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who looks on: called with the state before each event, after each finished round, and when sites are asked."""
-
-    event: Callable[[State, Event], None] = lambda _state, _event: None
-    round: Callable[[RoundRecord], None] = lambda _record: None
-    asked: Callable[[State], None] = lambda _state: None
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a run is made of.
-
-    Attributes:
-        plan: what to do.
-        task: the plan's task.
-        files: where models are kept, and their schema.
-        journal: of this run; says where to go on.
-        initial: flat weights of the first round.
-    """
-
-    plan: Plan
-    task: Task
-    files: ModelFiles
-    journal: Journal
-    initial: Vector
-
-
-@dataclass
-class Outcome:
-    """What a finished run leaves behind.
-
-    Attributes:
-        weights: the final global model, and ``checkpoint`` its digest.
-        test: of the final global model on test patients.
-        personalised: of each site's own model on its own test patients.
-        crossed: of each site's own model on everybody's, where the plan asks.
-        participation: who took part in each round.
-        refused: (site, code) of sites that were not admitted.
-        training_s: seconds that sites spent training, added up.
-        first, last: the first measured round and the last, each with its number, on validation patients; both are kept
-            on disk (``server.measured``), so that a resumed run knows them.
-    """
-
-    weights: Vector
-    checkpoint: str
-    test: Measurement | None = None
-    personalised: Measurement | None = None
-    refused: tuple[tuple[str, str], ...] = ()
-    training_s: float = 0.0
-    first: tuple[int, Measurement] | None = None
-    last: tuple[int, Measurement] | None = None
-    crossed: Crossed = field(default_factory=Crossed)
-
-    def differences(self, task: Task) -> list[Entry]:
-        """What own-site steps and later rounds have changed, on the same patients."""
-        found = []
-        if self.personalised and self.test:
-            found.append(measured_entry(task, Pair(FEDERATION, PERSONALISED), self.test, self.personalised))
-        if self.first and self.last and self.first[0] < self.last[0]:
-            pair = Pair(f"round-{self.first[0]}", f"round-{self.last[0]}", "validation")
-            found.append(measured_entry(task, pair, self.first[1], self.last[1]))
-        return found
 
 
 class Coordinator:
@@ -143,6 +77,8 @@ class Coordinator:
         self._weights: dict[str, int] = {}
         self._draft = RoundRecord(Participation(completed, ()), None, checkpoint)
         self._sum = Total(np.zeros(0, np.int64))
+        self._masked: MaskedSum | None = None
+        self._lost: dict[str, str] = {}
         self._began = 0.0
         self._outcome = Outcome(self._server.weights, checkpoint)
         self._outcome.first, self._outcome.last = (
@@ -169,8 +105,7 @@ class Coordinator:
                         hint="journal.sqlite says why sites are missing; resume the run, or lower participation.quorum",
                     )
                 case Aggregate():
-                    self._aggregate(action.round)
-                    pending.extend(self._step(Event(Kind.AGGREGATED)))
+                    pending.extend(self._step(Event(self._aggregate(action.round))))
                 case Finish():
                     break
         return self._outcome
@@ -183,11 +118,11 @@ class Coordinator:
     def _ask(self, ask: Ask) -> list[Action]:
         """Ask everybody, count what comes until the deadline, keep what it brought; returns what is to be done next."""
         self._watch.asked(self._state)
-        question, intake = ask.question, self._intake(ask.question.phase)
+        question, intake = ask.question, self._intake(ask.question)
         greeting = self._admission() if ask.greet else None
         if question.phase is Phase.TRAINING:
             self._began = time.perf_counter()
-        requests = dict.fromkeys(ask.greet, self._hello()) | dict.fromkeys(ask.sites, self._request(question))
+        requests = dict.fromkeys(ask.greet, self._hello()) | self._requests(question, ask.sites)
         actions: list[Action] = []
         for site, reply in self._fleet.ask(requests, self._deadline_s(question.phase)):
             counted = greeting if greeting is not None and site in ask.greet else intake
@@ -209,11 +144,14 @@ class Coordinator:
         self._outcome.refused = tuple(pair for pair in self._outcome.refused if pair[0] not in greeting.weights)
 
     def _deadline_s(self, phase: Phase) -> float:
-        said = self._setup.plan.participation
+        said, sums = self._setup.plan.participation, self._setup.plan.secure_aggregation
+        if phase in SUMMING:
+            return min(said.deadline_s, sums.step_s)
         return said.admission_s or said.deadline_s if phase is Phase.ADMITTING else said.deadline_s
 
     def _hello(self) -> Hello:
-        return Hello(Envelope(self._setup.journal.run, self._setup.plan.digest(), self._state.round))
+        setup = self._setup
+        return Hello(Envelope(setup.journal.run, setup.plan.digest(), self._state.round), setup.roster)
 
     def _heard(self, question: Question, intake: Intake, site: str, reply: Reply) -> Event:
         """Let ``intake`` check and count a reply that is due; one that is not due is left to the table to ignore."""
@@ -229,9 +167,17 @@ class Coordinator:
     def _journal(self, kind: str, site: str, code: str = "", sentence: str = "") -> None:
         self._setup.journal.record(self._state.round, self._state.phase.value, kind, site, code, sentence)
 
-    def _request(self, question: Question) -> Request:
-        plan = self._setup.plan
-        envelope = Envelope(self._setup.journal.run, plan.digest(), question.round)
+    def _requests(self, question: Question, sites: tuple[str, ...]) -> dict[str, Request]:
+        envelope = Envelope(self._setup.journal.run, self._setup.plan.digest(), question.round)
+        if self._masked is None or question.phase not in SUMMING:
+            return dict.fromkeys(sites, self._request(question, envelope))
+        try:
+            return self._masked.requests(question.phase, envelope, sites)
+        except ConsiliumError as error:
+            self._journal(Kind.LOST.value, "", error.code, error.sentence)
+            return {}
+
+    def _request(self, question: Question, envelope: Envelope) -> Request:
         match question.phase:
             case Phase.ADMITTING:
                 return self._hello()
@@ -253,8 +199,12 @@ class Coordinator:
         model = self._setup.files.load(self._outcome.crossed.models[question.model])
         return Cross(envelope, model, question.model)
 
-    def _intake(self, phase: Phase) -> Intake:
-        setup = self._setup
+    def _intake(self, question: Question) -> Intake:
+        setup, phase = self._setup, question.phase
+        if setup.plan.secure_aggregation.enabled and phase in ABOUT:
+            self._masked, self._lost = MaskedSum.begin(setup.journal.run, question, self._expected(phase), setup), {}
+        if self._masked is not None and phase in SUMMING | ABOUT.keys():
+            return self._masked.intake(phase)
         schema = setup.files.schema
         if phase is Phase.ADMITTING:
             return self._admission()
@@ -262,34 +212,78 @@ class Coordinator:
             return Updates(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
         if phase is Phase.SHARING:
             return Models(setup.files)
-        return measurements(setup.task, setup.plan, _MEASURED.get(phase, "test"))
+        return self._measurements(phase)
 
     def _admission(self) -> Admission:
         plan = self._setup.plan
         return Admission(fingerprint_of(plan, self._setup.task), plan.aggregation)
 
+    def _expected(self, phase: Phase) -> Expected:
+        """What the answers to a question are, where they are to be added up under masks."""
+        setup = self._setup
+        if phase is Phase.TRAINING:
+            schema = setup.files.schema
+            return Expected(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
+        return Expected(*self._measurements(phase).definition)
+
+    def _measurements(self, phase: Phase) -> Measurements | NoisedMeasurements:
+        return measurements(self._setup.task, self._setup.plan, _MEASURED.get(phase, "test"))
+
     def _keep(self, closed: Closed, intake: Intake) -> None:
         """Keep what a phase that has just ended brought."""
-        match intake, closed.phase:
-            case Admission(), _:
+        match intake:
+            case Admission():
                 self._weights, self._outcome.refused = intake.weights, closed.missing
-            case Updates(), _:
-                missing = dict(self._outcome.refused + closed.missing)
-                participation = Participation(closed.round, tuple(sorted(closed.answered)), missing)
-                self._draft = RoundRecord(participation, None, self._draft.checkpoint)
+            case Updates():
+                self._keep_updates(closed.round, closed.answered, dict(closed.missing), intake.total())
                 self._outcome.training_s += intake.training_s
-                self._sum = intake.total()
-            case ((Measurements() | NoisedMeasurements()), Phase.MEASURING):
-                self._keep_measured(closed.round, intake.result())
-            case ((Measurements() | NoisedMeasurements()), Phase.TESTING):
-                self._outcome.test = intake.result()
-                measured.keep(self._setup.files.folder, measured.TEST, closed.round, self._outcome.test)
-            case ((Measurements() | NoisedMeasurements()), Phase.CROSSING):
-                self._outcome.crossed.row(closed.model, intake.result(), dict(closed.missing))
-            case ((Measurements() | NoisedMeasurements()), _):
-                self._outcome.personalised = intake.result()
-            case Models(), _:
+            case Measurements() | NoisedMeasurements():
+                self._keep_measurement(closed.phase, closed, intake.result())
+            case Models():
                 self._outcome.crossed.shared(intake, self._state.admitted, dict(closed.missing))
+            case _:
+                self._keep_masked(closed)
+
+    def _keep_updates(self, number: int, sites: Collection[str], missing: dict[str, str], total: Total) -> None:
+        participation = Participation(number, tuple(sorted(sites)), dict(self._outcome.refused) | missing)
+        self._draft = RoundRecord(participation, None, self._draft.checkpoint)
+        self._sum = total
+
+    def _keep_measurement(self, phase: Phase, closed: Closed, found: Measurement) -> None:
+        match phase:
+            case Phase.MEASURING:
+                self._keep_measured(closed.round, found)
+            case Phase.TESTING:
+                self._outcome.test = found
+                measured.keep(self._setup.files.folder, measured.TEST, closed.round, found)
+            case Phase.CROSSING:
+                self._outcome.crossed.row(closed.model, found, dict(closed.missing))
+            case _:
+                self._outcome.personalised = found
+
+    def _keep_masked(self, closed: Closed) -> None:
+        """Keep the sum of a question once the last phase about it has ended; one that cannot be had leaves nothing."""
+        self._lost |= dict(closed.missing)
+        if self._state.phase in SUMMING:
+            return
+        assert self._masked is not None  # noqa: S101 - its intake has just ended
+        about = closed.about or closed.phase
+        summed = self._summed(self._masked) if self._state.unmasked(closed) else None
+        sites = frozenset(summed.sites if summed else ())
+        if about is Phase.TRAINING:
+            total, seconds = training_total(summed)
+            missing = {site: code for site, code in self._lost.items() if site not in sites}
+            self._keep_updates(closed.round, sites, missing, total)
+            self._outcome.training_s += seconds
+        elif summed is not None:
+            self._keep_measurement(about, closed, self._measurements(about).of_sum(summed.counts, len(sites)))
+
+    def _summed(self, masked: MaskedSum) -> Summed | None:
+        try:
+            return masked.summed()
+        except ConsiliumError as error:
+            self._journal(Kind.LOST.value, "", error.code, error.sentence)
+            return None
 
     def _keep_measured(self, round_number: int, found: Measurement) -> None:
         setup = self._setup
@@ -308,14 +302,17 @@ class Coordinator:
             return None
         return found if found and found[0] <= completed else None
 
-    def _aggregate(self, round_number: int) -> None:
-        """Make the next global model of the sum."""
+    def _aggregate(self, round_number: int) -> Kind:
+        """Make the next global model of the sum, if there is one."""
         settings = self._setup.plan.aggregation
+        if self._sum.weight == 0:
+            return Kind.LOST
         change = self._sum.mean(settings.fixed_point)
         self._server, weights = METHODS[settings.method](self._server, change, settings)
         checkpoint = self._setup.files.save(weights, round_number)
         loss = self._sum.mean_loss()
         self._draft = replace(self._draft, loss=loss if math.isfinite(loss) else None, checkpoint=checkpoint)
+        return Kind.AGGREGATED
 
     def _complete(self) -> None:
         """Make the finished round durable: rounds.jsonl first, since the journal's line is what counts."""

@@ -140,7 +140,11 @@ class FederationFolder:
 
     def roster(self) -> Roster:
         """The present roster, its signature checked; raises ``ConsiliumError``."""
-        return opened(self.read(ROSTER), Roster, self.lead)
+        return opened(self.roster_file(), Roster, self.lead)
+
+    def roster_file(self) -> bytes:
+        """The present roster as the lead signed it; raises ``ConsiliumError``."""
+        return self.read(ROSTER)
 
     def change_roster(self, key: SigningKey, change: Callable[[Roster], Roster]) -> bytes:
         """Put what ``change`` makes of the present roster in its place, signed by the lead's ``key``; gives its file.

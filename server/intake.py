@@ -7,6 +7,7 @@ Promises
 - Sums are exact and streaming. A single site's statistics are kept only where the plan releases them, and do not count
   where they hold a subgroup, or explanations, that the site must withhold.
 - Statistics that sites gave noise are only ever summed, and how much noise the sum holds is counted with it.
+- What was added up under masks (``of_sum``) reads as what was added up here, and no site's part of it was ever seen.
 """
 
 from __future__ import annotations
@@ -29,13 +30,26 @@ from shared.evaluation.subgroup_metrics import subgroups_block
 from shared.evaluation.subgroups import Layout, Sent, layout, whole
 from shared.evaluation.summary import final_block, summarise
 from shared.fingerprint import Fingerprint, differences
-from shared.messages import Counts, Measured, Refusal, Reply, Shared, Update, Welcome
+from shared.messages import (
+    Confirmed,
+    Counts,
+    Dealt,
+    Masked,
+    Measured,
+    Offered,
+    Refusal,
+    Reply,
+    Revealed,
+    Shared,
+    Update,
+    Welcome,
+)
 from shared.plan import Aggregation, FixedPoint, Plan
 from shared.privacy.statistics import summed_std
 from shared.privacy.terms import statistics_terms
 from shared.tasks.task import Task, private_measures
 
-Kind = TypeVar("Kind", Welcome, Update, Measured, Shared)
+Kind = TypeVar("Kind", Welcome, Update, Measured, Shared, Offered, Dealt, Masked, Confirmed, Revealed)
 
 _CODE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LONGEST = 2000
@@ -173,6 +187,11 @@ class Measurements:
         self._sum = CountSum(self._leaving.digest(), self._leaving.length)
         self._sites: dict[str, tuple[Statistics, Statistics | None]] = {}
 
+    @property
+    def definition(self) -> tuple[str, int]:
+        """Digest and number of the counts that each site sends."""
+        return self._leaving.digest(), self._leaving.length
+
     def take(self, site: str, reply: Reply) -> None:
         """Add the statistics of ``site``."""
         measured = expect(reply, Measured)
@@ -192,7 +211,11 @@ class Measurements:
 
     def result(self) -> Measurement:
         """What was measured by all sites that answered."""
-        layout, (pooled, looked) = self._leaving.measured, self._leaving.parts(self._sum.total())
+        return self.of_sum(self._sum.total())
+
+    def of_sum(self, total: Counts, _sites: int = 0) -> Measurement:
+        """What was measured where the sites' statistics add up to ``total``."""
+        layout, (pooled, looked) = self._leaving.measured, self._leaving.parts(total)
         sent = Sent(layout, pooled, {site: of for site, (of, _) in self._sites.items()})
         by_site = {site: whole(layout, of) for site, of in sent.sites.items()}
         return Measurement(whole(layout, pooled), by_site, sent, self._explained(looked))
@@ -212,6 +235,11 @@ class NoisedMeasurements:
         self._sum = CountSum(schema.digest(), schema.length)
         self._sites = 0
 
+    @property
+    def definition(self) -> tuple[str, int]:
+        """Digest and number of the counts that each site sends."""
+        return self._schema.digest(), self._schema.length
+
     def take(self, site: str, reply: Reply) -> None:  # noqa: ARG002 - nothing of a single site is kept
         """Add the statistics of one site."""
         self._sum.add(expect(reply, Measured))
@@ -219,8 +247,12 @@ class NoisedMeasurements:
 
     def result(self) -> Measurement:
         """What was measured by all sites that answered; the noise of each is independent of the others'."""
-        noise_std = summed_std(self._schema.sensitivity, self._noise_multiplier, self._sites)
-        return Measurement(Noised(self._schema, self._sum.total(), noise_std))
+        return self.of_sum(self._sum.total(), self._sites)
+
+    def of_sum(self, total: Counts, sites: int) -> Measurement:
+        """What was measured where the statistics of ``sites`` sites add up to ``total``."""
+        noise_std = summed_std(self._schema.sensitivity, self._noise_multiplier, sites)
+        return Measurement(Noised(self._schema, total, noise_std))
 
 
 def measurements(task: Task, plan: Plan, kind: Measuring) -> Measurements | NoisedMeasurements:

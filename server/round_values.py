@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from shared.plan_protection import SecureAggregation
+
+NOT_SECURE = SecureAggregation()
 NO_ANSWER = "no-answer"
 PASSING = frozenset(
     {
@@ -40,12 +43,18 @@ class Phase(Enum):
     PERSONALISING = "personalising"
     SHARING = "sharing"
     CROSSING = "crossing"
+    DEALING = "dealing"
+    MASKING = "masking"
+    CONFIRMING = "confirming"
+    UNMASKING = "unmasking"
     FINISHED = "finished"
     ABORTED = "aborted"
 
 
 FINAL = frozenset({Phase.FINISHED, Phase.ABORTED})
 WAITING = frozenset(Phase) - FINAL - {Phase.AGGREGATING}
+SUMMING = frozenset({Phase.DEALING, Phase.MASKING, Phase.CONFIRMING, Phase.UNMASKING})
+"""Between a question and the sum of its answers, in a plan with secure aggregation."""
 
 
 class Kind(Enum):
@@ -56,6 +65,8 @@ class Kind(Enum):
     COMPLETE = "complete"
     DEADLINE = "deadline"
     AGGREGATED = "aggregated"
+    LOST = "lost"
+    """The sum of a round cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +77,13 @@ class Question:
         phase: which.
         round: in which round.
         model: whose model is measured while crossing; else empty.
+        about: the phase whose answers are being added up under masks; else None.
     """
 
     phase: Phase
     round: int
     model: str = ""
+    about: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,7 @@ class Shape:
     below_quorum: Literal["abort", "skip-round"]
     personalise: Literal["never", "after-last-round"]
     share: Literal["never", "after-personalising"] = "never"
+    secure: SecureAggregation = NOT_SECURE
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +125,7 @@ class Closed:
     answered: frozenset[str]
     missing: tuple[tuple[str, str], ...]
     model: str = ""
+    about: Phase | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +145,10 @@ class State:
         greeted: those of them that were greeted with this round and have not answered.
         closed: the waiting phase that ended last.
         models: sites whose shared models are to be measured everywhere, the present one first.
+        about: the phase whose answers are being added up under masks.
+        needed: sites without whom that sum is not unmasked.
+        summed: sites whose masked values are in the sum.
+        aggregated: the round of the newest global model.
         reason: why the run was aborted.
     """
 
@@ -145,12 +164,20 @@ class State:
     greeted: frozenset[str] = frozenset()
     closed: Closed | None = None
     models: tuple[str, ...] = ()
+    about: Phase | None = None
+    needed: int = 0
+    summed: frozenset[str] = frozenset()
+    aggregated: int = 0
     reason: str = ""
 
     @property
     def question(self) -> Question:
         """What is being asked now."""
-        return Question(self.phase, self.round, self.models[0] if self.phase is Phase.CROSSING else "")
+        return Question(self.phase, self.round, self.models[0] if self.phase is Phase.CROSSING else "", self.about)
+
+    def unmasked(self, closed: Closed) -> bool:
+        """Whether enough sites have answered the last phase of a sum."""
+        return closed.phase is Phase.UNMASKING and len(closed.answered) >= self.needed
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,17 @@ Promises
 - A site counts once a phase, and only while it is asked: late, repeated and unbidden answers change nothing and are
   reported as ``Ignore``, with the reason.
 - Nothing is aggregated below the plan's quorum; what happens then (abort, or skip the round) is the plan's choice.
+- Under secure aggregation four phases follow a question before its answers are a sum. Each asks those who answered the
+  one before; with fewer than the threshold, or of updates than the quorum, the question counts as answered by nobody,
+  and nothing is unmasked.
 - A site that failed in one round is asked again in the next. One that could not be reached when sites were admitted, or
   whose people had not approved yet (``PASSING``), is greeted again with each round, and takes part from the round after
   its answer; nobody waits for it. One that was refused stays out.
 - Who answered the last phase, who did not, and the code of the reason stay in ``State.closed``.
 
-A run ends after a bounded number of events that count: a phase hears each site once and then ends, by itself or by its
-deadline; there are at most three phases a round, and beside the rounds four and one for each model that is shared.
+A run ends after a bounded number of events that count: a phase hears each site once and then ends, by itself or by
+its deadline; there are at most three phases a round, and beside the rounds four and one for each model that is shared.
+Under secure aggregation there are four more for each question that is a sum.
 
 Carrying out actions (asking, summing, writing) is left to ``server.coordinator``, durability to ``server.journal``.
 """
@@ -24,9 +28,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from server.round_values import (
-    FINAL,
     NO_ANSWER,
     PASSING,
+    SUMMING,
     WAITING,
     Abort,
     Action,
@@ -38,42 +42,12 @@ from server.round_values import (
     Ignore,
     Kind,
     Phase,
-    Question,
     Record,
     Shape,
     State,
 )
 from shared.plan import Plan
-
-__all__ = [
-    "FINAL",
-    "NO_ANSWER",
-    "PASSING",
-    "TABLE",
-    "WAITING",
-    "Abort",
-    "Action",
-    "Aggregate",
-    "Ask",
-    "Closed",
-    "Event",
-    "Finish",
-    "Ignore",
-    "Kind",
-    "Line",
-    "Phase",
-    "Question",
-    "Record",
-    "Shape",
-    "State",
-    "Transition",
-    "advance",
-    "as_markdown",
-    "on_entry",
-    "shape_of",
-    "start",
-    "step",
-]
+from shared.secure.threshold import needed
 
 _TOLD = 5
 Transition = Callable[[State, Event], State]
@@ -97,6 +71,7 @@ def shape_of(plan: Plan) -> Shape:
         below_quorum=plan.participation.below_quorum,
         personalise="never" if plan.personalisation is None else "after-last-round",
         share="after-personalising" if plan.evaluation.cross_site else "never",
+        secure=plan.secure_aggregation,
     )
 
 
@@ -112,7 +87,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Action, ...]]:
         return state, (Ignore(event.site, _why_ignored(state, event)),) if event.site else ()
     if after.question == state.question:
         return after, ()
-    recorded = (Record(state.round, _outcome(state)),) if _ends_round(state, after) else ()
+    recorded = (Record(state.round, _outcome(after, state.round)),) if _ends_round(state, after) else ()
     return after, (*recorded, on_entry(after))
 
 
@@ -147,15 +122,12 @@ def _why_ignored(state: State, event: Event) -> str:
 
 
 def _ends_round(state: State, after: State) -> bool:
-    within = {Phase.TRAINING, Phase.AGGREGATING, Phase.MEASURING}
+    within = {Phase.TRAINING, Phase.AGGREGATING, Phase.MEASURING} | SUMMING
     return state.phase in within and after.phase in {Phase.TRAINING, Phase.TESTING}
 
 
-def _outcome(state: State) -> Literal["aggregated", "skipped"]:
-    """Of a round that ends: a round with enough updates always passes through aggregating first."""
-    training = state.closed
-    enough = training is not None and len(training.answered) >= state.shape.quorum
-    return "aggregated" if state.phase is not Phase.TRAINING and enough else "skipped"
+def _outcome(after: State, round_number: int) -> Literal["aggregated", "skipped"]:
+    return "aggregated" if after.aggregated == round_number else "skipped"
 
 
 def _count(state: State, event: Event) -> State:
@@ -185,7 +157,7 @@ def _give_up_on_the_rest(close: Callable[[State], State]) -> Transition:
     def transition(state: State, _event: Event) -> State:
         silent = tuple((site, NO_ANSWER) for site in sorted(state.asked))
         missing = tuple(sorted(state.missing + silent))
-        closed = Closed(state.phase, state.round, state.answered, missing, state.question.model)
+        closed = Closed(state.phase, state.round, state.answered, missing, state.question.model, state.about)
         return close(replace(state, asked=frozenset(), missing=closed.missing, closed=closed))
 
     return transition
@@ -206,7 +178,11 @@ def _after_training(state: State) -> State:
 
 
 def _after_aggregation(state: State, _event: Event) -> State:
-    return _after_round(state)
+    return _after_round(replace(state, aggregated=state.round))
+
+
+def _after_loss(state: State, _event: Event) -> State:
+    return _after_training(replace(state, answered=frozenset()))
 
 
 def _after_round(state: State) -> State:
@@ -241,6 +217,48 @@ def _next_model(state: State) -> State:
     return _ask(state, Phase.CROSSING) if state.models else _finish(state)
 
 
+def _summed(close: Callable[[State], State]) -> Callable[[State], State]:
+    """Close a question whose answers are a sum: under secure aggregation, after the phases that make it one."""
+
+    def transition(state: State) -> State:
+        if not state.shape.secure.enabled:
+            return close(state)
+        least = needed(state.shape.secure, len(state.answered))
+        return _go_on_summing(replace(state, about=state.phase, needed=least, summed=frozenset()), Phase.DEALING)
+
+    return transition
+
+
+def _go_on_summing(state: State, phase: Phase) -> State:
+    if len(state.answered) < state.needed:
+        return _end_sum(state, frozenset())
+    return replace(state, phase=phase, asked=state.answered, answered=frozenset(), missing=(), greeted=frozenset())
+
+
+def _after_dealing(state: State) -> State:
+    return _go_on_summing(state, Phase.MASKING)
+
+
+def _after_masking(state: State) -> State:
+    if state.about is Phase.TRAINING and len(state.answered) < state.shape.quorum:
+        return _end_sum(state, frozenset())
+    return _go_on_summing(replace(state, summed=state.answered), Phase.CONFIRMING)
+
+
+def _after_confirming(state: State) -> State:
+    return _go_on_summing(state, Phase.UNMASKING)
+
+
+def _after_unmasking(state: State) -> State:
+    return _end_sum(state, state.summed if len(state.answered) >= state.needed else frozenset())
+
+
+def _end_sum(state: State, sites: frozenset[str]) -> State:
+    """Close the question that was asked, as answered by ``sites``."""
+    assert state.about is not None  # noqa: S101 - there is no sum without a question
+    return _CLOSES_SUM[state.about](replace(state, phase=state.about, about=None, answered=sites))
+
+
 def _ask(state: State, phase: Phase) -> State:
     greeted = state.late if phase is Phase.TRAINING else frozenset()
     return replace(state, phase=phase, asked=state.admitted, answered=frozenset(), missing=(), greeted=greeted)
@@ -262,7 +280,16 @@ def _line(apply: Transition, leads_to: tuple[Phase, ...], words: str) -> Line:
     return Line(apply, frozenset(leads_to), words)
 
 
+_CLOSES_SUM: Mapping[Phase, Callable[[State], State]] = {
+    Phase.TRAINING: _after_training,
+    Phase.MEASURING: _next_round,
+    Phase.TESTING: _after_testing,
+    Phase.PERSONALISING: _after_personalising,
+}
+"""Questions whose answers are only ever added up, and what follows their sum."""
+
 _ROUND_GOES_ON = (Phase.MEASURING, Phase.TRAINING, Phase.TESTING)
+_SUM_ENDS = (Phase.AGGREGATING, Phase.PERSONALISING, Phase.FINISHED, Phase.ABORTED, *_ROUND_GOES_ON)
 
 _CLOSING: Mapping[Phase, Line] = {
     Phase.ADMITTING: _line(
@@ -271,21 +298,23 @@ _CLOSING: Mapping[Phase, Line] = {
         "abort below quorum; else train, or test if all rounds were done before",
     ),
     Phase.TRAINING: _line(
-        _give_up_on_the_rest(_after_training),
-        (Phase.AGGREGATING, Phase.ABORTED, *_ROUND_GOES_ON),
+        _give_up_on_the_rest(_summed(_after_training)),
+        (Phase.AGGREGATING, Phase.DEALING, Phase.ABORTED, *_ROUND_GOES_ON),
         "aggregate; below quorum abort or skip the round, as the plan says",
     ),
     Phase.MEASURING: _line(
-        _give_up_on_the_rest(_next_round), (Phase.TRAINING, Phase.TESTING), "train; test after the last round"
+        _give_up_on_the_rest(_summed(_next_round)),
+        (Phase.DEALING, Phase.TRAINING, Phase.TESTING),
+        "train; test after the last round",
     ),
     Phase.TESTING: _line(
-        _give_up_on_the_rest(_after_testing),
-        (Phase.PERSONALISING, Phase.FINISHED),
+        _give_up_on_the_rest(_summed(_after_testing)),
+        (Phase.DEALING, Phase.PERSONALISING, Phase.FINISHED),
         "personalise if planned; else finish",
     ),
     Phase.PERSONALISING: _line(
-        _give_up_on_the_rest(_after_personalising),
-        (Phase.SHARING, Phase.FINISHED),
+        _give_up_on_the_rest(_summed(_after_personalising)),
+        (Phase.DEALING, Phase.SHARING, Phase.FINISHED),
         "ask for the fine-tuned models if planned; else finish",
     ),
     Phase.SHARING: _line(
@@ -297,6 +326,26 @@ _CLOSING: Mapping[Phase, Line] = {
         _give_up_on_the_rest(_after_crossing),
         (Phase.CROSSING, Phase.FINISHED),
         "measure the next shared model at every site; finish after the last",
+    ),
+    Phase.DEALING: _line(
+        _give_up_on_the_rest(_after_dealing),
+        (Phase.MASKING, *_SUM_ENDS),
+        "ask for masked answers; below the threshold go on without a sum",
+    ),
+    Phase.MASKING: _line(
+        _give_up_on_the_rest(_after_masking),
+        (Phase.CONFIRMING, *_SUM_ENDS),
+        "tell whose answers came; below threshold or quorum go on without a sum",
+    ),
+    Phase.CONFIRMING: _line(
+        _give_up_on_the_rest(_after_confirming),
+        (Phase.UNMASKING, *_SUM_ENDS),
+        "ask for shares of what masks the sum; below the threshold go on without one",
+    ),
+    Phase.UNMASKING: _line(
+        _give_up_on_the_rest(_after_unmasking),
+        _SUM_ENDS,
+        "unmask the sum, and go on as after the question itself",
     ),
 }
 
@@ -316,18 +365,8 @@ TABLE: Mapping[tuple[Phase, Kind], Line] = {
     (Phase.AGGREGATING, Kind.AGGREGATED): _line(
         _after_aggregation, _ROUND_GOES_ON, "measure every few rounds and after the last; else train"
     ),
+    (Phase.AGGREGATING, Kind.LOST): _line(
+        _after_loss, (Phase.ABORTED, *_ROUND_GOES_ON), "abort or skip the round, as the plan says"
+    ),
 }
 """What happens in each phase. A phase in which nobody is left to answer is complete at once."""
-
-
-def as_markdown() -> str:
-    """The table for people, a line for each (phase, event)."""
-    lines = ["| phase | event | what happens | leads to |", "|---|---|---|---|"]
-    for phase in Phase:
-        for kind in Kind:
-            if line := TABLE.get((phase, kind)):
-                targets = ", ".join(target.value for target in Phase if target in line.leads_to)
-                lines.append(f"| {phase.value} | {kind.value} | {line.words} | {targets} |")
-        if phase in FINAL:
-            lines.append(f"| {phase.value} | any | nothing | {phase.value} |")
-    return "\n".join(lines) + "\n"

@@ -12,11 +12,15 @@ Error bounds, with r = ``resolution`` and p = ``peak`` of the plan's fixed point
 change x               what ``dequantise(quantise(x))`` gives
 =====================  ===========================================================================
 x in [-p*r, p*r]       within r / 2 of x; x itself where x is a multiple of r (ties go to even)
+the same, stochastic   one of the two neighbours on the grid, x on average: within r of x
 x beyond it            p * r with the sign of x, and the parameter is counted as saturated
 NaN or infinite        ``UpdateRejected``
 =====================  ===========================================================================
 
-p * r lies in (R * (1 - 2**-14), R] for a range of R and 16 bits, in (R * (1 - 2**-22), R] for 24 and 32 bits.
+p * r lies in (R * (1 - 2**-(b - 2)), R] for a range of R and b bits up to 24, in (R * (1 - 2**-22), R] for more.
+
+Stochastic rounding (Gupta et al., ICML 2015) is for few bits: many sites' and rounds' errors cancel, where rounding to
+the nearest would lose every change below r / 2 for ever. What it draws is of the plan's seed, so a run repeats itself.
 
 Needs numpy alone, so that the relay can use it. What a site may send, and what weight it has, is decided elsewhere.
 """
@@ -36,8 +40,14 @@ from shared.plan import FixedPoint
 Reals = NDArray[np.float32] | NDArray[np.float64]
 Integers = NDArray[np.int32]
 
+WIDTHS = range(8, 33)
+"""Bits that an integer may have, with its sign."""
+
 BLOCK = 2**18
 """Values worked on at a time: 1 MiB of float32, which stays in cache between the steps (4 to 5 times faster)."""
+
+_NO_TYPE = 3
+"""Bytes of an integer that numpy has no type for."""
 
 # Outside these, scaling by 1 / resolution could leave the exponents of float32.
 SMALLEST_RANGE, LARGEST_RANGE = 2.0**-64, 2.0**64
@@ -67,12 +77,13 @@ def peak(fixed_point: FixedPoint) -> int:
     return (largest >> spare) << spare
 
 
-def quantise(change: Reals, fixed_point: FixedPoint) -> tuple[Integers, int]:
+def quantise(change: Reals, fixed_point: FixedPoint, rng: np.random.Generator | None = None) -> tuple[Integers, int]:
     """Round a change to the grid, and count the parameters that were clipped; see the module for the error bounds.
 
     Args:
         change: trained minus received weights, shape (P,), float32 or float64.
-        fixed_point: the plan's range and bits.
+        fixed_point: the plan's range, bits and rounding.
+        rng: what stochastic rounding draws from; not used by rounding to the nearest.
 
     Returns:
         Integers of shape (P,), int32, in [-peak, peak], and the number of saturated parameters.
@@ -85,13 +96,15 @@ def quantise(change: Reals, fixed_point: FixedPoint) -> tuple[Integers, int]:
         raise UpdateRejected(f"a change is a float32 or float64 vector, not {kind}", code="update-type")
     scale, limit = 1.0 / resolution(fixed_point), peak(fixed_point)
     values = np.empty(change.size, np.int32)
-    scratch = np.empty(min(BLOCK, change.size), change.dtype)
+    # Float32 has no room for a fraction beside an integer of more than 23 bits.
+    stochastic = fixed_point.rounding == "stochastic"
+    scratch: Reals = np.empty(min(BLOCK, change.size), np.float64 if stochastic else change.dtype)
     saturated = 0
     with np.errstate(over="ignore", invalid="ignore"):
         for part in _blocks(change.size):
             grid = scratch[: part.stop - part.start]
             np.multiply(change[part], scale, out=grid)
-            np.rint(grid, out=grid)
+            _round(grid, rng if stochastic else None)
             # Written so that NaN, which fails every comparison, takes the slow path too.
             if not (-limit <= grid.min() and grid.max() <= limit):
                 saturated += _saturate(change[part], grid, limit)
@@ -104,17 +117,20 @@ def dequantise(values: Integers, fixed_point: FixedPoint) -> NDArray[np.float64]
     return values * np.float64(resolution(fixed_point))
 
 
+def packed_width(bits: Bits) -> int:
+    """Bytes of an integer of ``bits`` bits where it is written by itself."""
+    return -(-bits // 8)
+
+
 def pack(values: Integers, bits: Bits) -> bytes:
-    """Integers as little-endian two's complement, ``bits // 8`` bytes each: what crosses the network.
+    """Integers as little-endian two's complement, ``packed_width`` bytes each: what crosses the network.
 
     Raises:
         ProtocolError: a value needs more than ``bits`` bits.
     """
-    bound = 1 << bits - 1
-    if values.size and not (-bound <= values.min() and values.max() < bound):
-        raise ProtocolError(f"an update holds integers that do not fit {bits} bits", code="update-range")
-    if bits != 24:
-        return values.astype(f"<i{bits // 8}", copy=False).tobytes()
+    _require_within(values, bits)
+    if (width := packed_width(bits)) != _NO_TYPE:
+        return values.astype(f"<i{width}", copy=False).tobytes()
     wide = values.astype("<i4", copy=False).view(np.uint8).reshape(-1, 4)
     packed = np.empty((values.size, 3), np.uint8)
     # One strided copy for each byte is 4 times faster than one of rows of three.
@@ -127,20 +143,45 @@ def unpack(data: bytes, bits: Bits) -> Integers:
     """Inverse of ``pack``, shape (P,), int32; at 32 bits a read-only view of ``data``.
 
     Raises:
-        ProtocolError: the number of bytes is no multiple of ``bits // 8``.
+        ProtocolError: the number of bytes is no multiple of ``packed_width``, or a value needs more than ``bits`` bits.
     """
-    if len(data) % (bits // 8):
+    width = packed_width(bits)
+    if len(data) % width:
         raise ProtocolError(f"{len(data)} bytes are no whole number of {bits}-bit integers", code="update-length")
-    if bits != 24:
-        return np.frombuffer(data, f"<i{bits // 8}").astype(np.int32, copy=False)
-    packed = np.frombuffer(data, np.uint8).reshape(-1, 3)
+    if width != _NO_TYPE:
+        values = np.frombuffer(data, f"<i{width}").astype(np.int32, copy=False)
+    else:
+        values = _of_three_bytes(np.frombuffer(data, np.uint8).reshape(-1, _NO_TYPE))
+    if bits < 8 * width:
+        _require_within(values, bits)
+    return values
+
+
+def _of_three_bytes(packed: NDArray[np.uint8]) -> Integers:
     values = np.zeros(len(packed), "<i4")
     wide = values.view(np.uint8).reshape(-1, 4)
-    for byte in range(3):
+    for byte in range(_NO_TYPE):
         wide[:, byte + 1] = packed[:, byte]
     # The three bytes lie in the upper part of four: shifting them down extends the sign.
     np.right_shift(values, 8, out=values)
     return values.astype(np.int32, copy=False)
+
+
+def _require_within(values: Integers, bits: Bits) -> None:
+    bound = 1 << bits - 1
+    if values.size and not (-bound <= values.min() and values.max() < bound):
+        raise ProtocolError(f"an update holds integers that do not fit {bits} bits", code="update-range")
+
+
+def _round(grid: Reals, rng: np.random.Generator | None) -> None:
+    """To the nearest integer in place, or, with ``rng``, to a neighbour at random so that the mean is kept."""
+    if rng is None:
+        np.rint(grid, out=grid)
+        return
+    # Adding the draw to a large integer would round it up to the next now and then.
+    below = np.floor(grid)
+    np.subtract(grid, below, out=grid)
+    np.add(below, rng.random(grid.size) < grid, out=grid)
 
 
 def _blocks(length: int) -> Iterator[slice]:

@@ -8,8 +8,8 @@ Promises
 - Nothing here needs Flower or torch.
 
 The form is a line of JSON with sorted keys, filled up with spaces so that what follows begins at a multiple of 64, and
-the numbers of the message's one array: weights as float32, counts as int64, updates as integers of the plan's width (2,
-3 or 4 bytes), all little-endian.
+the numbers of the message's one array: weights as float32, counts as int64, updates as integers of the plan's width (1
+to 4 bytes), all little-endian, or bytes that have a form of their own.
 """
 
 from __future__ import annotations
@@ -24,35 +24,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.errors import ProtocolError
-from shared.fixed_point import pack, unpack
+from shared.fixed_point import WIDTHS, pack, packed_width, unpack
 from shared.messages import (
     PROTOCOL,
-    Bits,
+    About,
+    Confirm,
+    Confirmed,
     Cross,
+    Deal,
+    Dealt,
     Envelope,
     Evaluate,
     Hello,
+    Mask,
+    Masked,
     Measured,
+    Offered,
     Personalise,
     Refusal,
     Reply,
     Request,
+    Revealed,
     Share,
     Shared,
     Split,
     Train,
+    Unmask,
     Update,
     Welcome,
 )
 
 FORMAT = "consilium-message-1"
-LONGEST_HEAD = 1 << 18
-"""Bytes of the line of JSON at most: a fingerprint is its longest part."""
+LONGEST_HEAD = 1 << 21
+"""Bytes of the line of JSON at most: a roster is its longest part."""
 
 _ALIGNED = 64
 _ENVELOPE = ("plan_digest", "protocol", "round", "run")
 
-_DTYPES = {"weights": "<f4", "counts": "<i8"}
+_DTYPES = {"weights": "<f4", "counts": "<i8", "content": "u1"}
+_CHOICES: dict[str, tuple[str, ...]] = {"split": get_args(Split), "about": get_args(About)}
 
 Array = NDArray[Any]
 
@@ -74,12 +84,16 @@ class _Form:
 
 _ASKED: dict[str, type[Any]] = {"plan_digest": str, "protocol": int, "round": int, "run": str}
 _REQUESTS = {
-    "hello": _Form(Hello, _ASKED),
+    "hello": _Form(Hello, {**_ASKED, "roster": str}),
     "train": _Form(Train, _ASKED, "weights"),
     "evaluate": _Form(Evaluate, {**_ASKED, "split": str}, "weights"),
     "personalise": _Form(Personalise, {**_ASKED, "split": str}, "weights"),
     "share": _Form(Share, _ASKED),
     "cross": _Form(Cross, {**_ASKED, "model": str}, "weights"),
+    "deal": _Form(Deal, {**_ASKED, "about": str}, "content"),
+    "mask": _Form(Mask, {**_ASKED, "about": str}, "content"),
+    "confirm": _Form(Confirm, {**_ASKED, "about": str}, "content"),
+    "unmask": _Form(Unmask, {**_ASKED, "about": str}, "content"),
 }
 _REPLIES = {
     "welcome": _Form(Welcome, {"fingerprint": list, "weight": int}),
@@ -98,6 +112,11 @@ _REPLIES = {
     ),
     "measured": _Form(Measured, {"schema": str, "seconds": float}, "counts"),
     "shared": _Form(Shared, {"schema": str}, "weights"),
+    "offered": _Form(Offered, {}, "content"),
+    "dealt": _Form(Dealt, {}, "content"),
+    "masked": _Form(Masked, {"bits": int, "counts": int, "values": int}, "content"),
+    "confirmed": _Form(Confirmed, {}, "content"),
+    "revealed": _Form(Revealed, {}, "content"),
     "refusal": _Form(Refusal, {"code": str, "hint": str, "sentence": str}),
 }
 
@@ -112,10 +131,11 @@ def request_from_bytes(content: bytes) -> Request:
     """Inverse of ``request_to_bytes``; raises ``ProtocolError``."""
     make, entries = _read(_REQUESTS, content)
     envelope = Envelope(**{name: entries.pop(name) for name in _ENVELOPE})
-    if "split" in entries and entries["split"] not in get_args(Split):
-        raise ProtocolError(
-            "a request names no split that there is", hint=f"one of {', '.join(get_args(Split))}", code="entry"
-        )
+    for name, choices in _CHOICES.items():
+        if name in entries and entries[name] not in choices:
+            raise ProtocolError(
+                f"a request names no {name} that there is", hint=f"one of {', '.join(choices)}", code="entry"
+            )
     return cast("Request", make(envelope, **entries))
 
 
@@ -210,15 +230,15 @@ def _entries(head: Mapping[str, Any], form: _Form, kind: str) -> int:
 
 
 def _unpacked(raw: memoryview, form: _Form, bits: object, length: int) -> Array:
-    if form.array == "values" and bits not in get_args(Bits):
+    if form.array == "values" and bits not in WIDTHS:
         raise ProtocolError("an update has integers of a width that there is not", code="array")
-    width = cast("int", bits) // 8 if form.array == "values" else np.dtype(_DTYPES[form.array]).itemsize
+    width = packed_width(cast("int", bits)) if form.array == "values" else np.dtype(_DTYPES[form.array]).itemsize
     if len(raw) != length * width:
         raise ProtocolError(
             f"array {form.array} says {length} numbers of {width} bytes but holds {len(raw)} bytes", code="array"
         )
     if form.array == "values":
-        return unpack(bytes(raw), cast("Bits", bits))
+        return unpack(bytes(raw), cast("int", bits))
     kind = np.dtype(_DTYPES[form.array])
     return np.frombuffer(raw, kind).astype(kind.newbyteorder("="), copy=False)
 

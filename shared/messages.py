@@ -4,8 +4,10 @@ Promises
 - Every message carries the protocol version, the run, the plan's digest and the round, so that a replayed, foreign or
   outdated message is recognised before anything is computed.
 - A site answers each request with exactly one reply: the one that belongs to it, or a ``Refusal`` with a stable code.
-- Nothing here can hold a pixel, a case or a patient: replies are fixed-point sums, additive counts and, where a plan
-  shares models, weights.
+- Nothing here can hold a pixel, a case or a patient: replies are keys, fixed-point sums, additive counts and, where a
+  plan shares models, weights.
+- Under secure aggregation a site answers ``Train``, ``Evaluate`` and ``Personalise`` with ``Offered``: public keys.
+  What it has computed leaves as ``Masked``, and only the sum over sites can be read (docs/secure-aggregation.md).
 
 The types are plain values; ``shared.message_bytes`` turns them into bytes and back, ``shared.wire`` carries those.
 """
@@ -23,7 +25,11 @@ PROTOCOL = 1
 Vector = NDArray[np.float32]
 Counts = NDArray[np.int64]
 Split = Literal["train", "validation", "test"]
-Bits = Literal[16, 24, 32]
+Bits = int
+"""Width of an integer with its sign, 8 to 32."""
+Bytes = NDArray[np.uint8]
+About = Literal["train", "validation", "test", "personalise"]
+"""The question whose answers are added up under masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,14 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Round 0: what are you running, and can you take part?"""
+    """Round 0: what are you running, and can you take part?
+
+    ``roster`` is the federation's, as the lead signed it, so that every site knows whom it computes with; "" where
+    there is none.
+    """
 
     envelope: Envelope
+    roster: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,7 +96,46 @@ class Cross:
     model: str
 
 
-Request = Hello | Train | Evaluate | Personalise | Share | Cross
+@dataclass(frozen=True, slots=True, eq=False)
+class Deal:
+    """The keys of everybody (``shared.secure.papers.Offers``): deal out shares of your secrets."""
+
+    envelope: Envelope
+    about: About
+    content: Bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """What the others have dealt to this site (``papers.Received``): send what you have computed, masked."""
+
+    envelope: Envelope
+    about: About
+    content: Bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Confirm:
+    """Whose masked values arrived (``papers.Survivors``): sign that this is what you were told."""
+
+    envelope: Envelope
+    about: About
+    content: Bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unmask:
+    """That enough sites were told the same (``papers.Unmasking``): reveal what takes the masks off the sum."""
+
+    envelope: Envelope
+    about: About
+    content: Bytes
+
+
+SumStep = Deal | Mask | Confirm | Unmask
+"""What is asked between a question and its sum."""
+
+Request = Hello | Train | Evaluate | Personalise | Share | Cross | Deal | Mask | Confirm | Unmask
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +197,50 @@ class Refusal:
     hint: str = ""
 
 
-Reply = Welcome | Update | Measured | Shared | Refusal
+@dataclass(frozen=True, slots=True, eq=False)
+class Offered:
+    """Answer to a question under secure aggregation: this site's public keys (``shared.secure.papers.Offer``)."""
+
+    content: Bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dealt:
+    """Answer to ``Deal``: a sealed share for each neighbour (``papers.Dealing``)."""
+
+    content: Bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Masked:
+    """Answer to ``Mask``: an update or statistics under masks, which say nothing by themselves.
+
+    Attributes:
+        content: ``values`` integers of ``bits`` bits as ``shared.secure.ring`` packs them, then ``counts`` integers of
+            64 bits, little-endian.
+        bits: width of the ring of the values.
+        values: how many.
+        counts: how many.
+    """
+
+    content: Bytes
+    bits: int
+    values: int
+    counts: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Confirmed:
+    """Answer to ``Confirm``: this site's signature (``papers.Confirmation``)."""
+
+    content: Bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Revealed:
+    """Answer to ``Unmask``: one share for each neighbour (``papers.Revelation``)."""
+
+    content: Bytes
+
+
+Reply = Welcome | Update | Measured | Shared | Offered | Dealt | Masked | Confirmed | Revealed | Refusal

@@ -25,6 +25,7 @@ from pydantic import Field, ValidationError, model_validator
 from shared.errors import PlanError
 from shared.plan_errors import describe
 from shared.plan_preprocessing import Preprocessing
+from shared.plan_protection import SUM_BITS, Privacy, SecureAggregation
 from shared.plan_section import Count, Extent, Fraction, Label, Momentum, NonNegative, Positive, Section
 
 OTHER, UNKNOWN = "other", "unknown"
@@ -123,7 +124,8 @@ class FixedPoint(Section):
     """How updates become integers: clipped to ``[-range, range]`` and rounded to ``bits`` bits with sign."""
 
     range: Positive = 4.0
-    bits: Literal[16, 24, 32] = 32
+    bits: Annotated[int, Field(ge=8, le=32)] = 32
+    rounding: Literal["nearest", "stochastic"] = "nearest"
 
 
 class Aggregation(Section):
@@ -151,49 +153,6 @@ class Aggregation(Section):
         if (self.weights == "public") != bool(self.public_weights):
             raise ValueError('public_weights and weights = "public" belong together')
         return self
-
-
-class Privacy(Section):
-    """``[privacy]``: what is promised to a patient, and everything that decides it. No default for ``unit``.
-
-    A patient of the training split takes part in a step with probability ``sampling_rate``; without one it is
-    ``training.patients_per_step / public_patients``. What leaves is divided by constants made of these public numbers
-    and never by a count (DESIGN, "Mechanism"; docs/guarantees.md).
-    """
-
-    unit: Literal["none", "patient"]
-    epsilon: Positive | None = None
-    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
-    clip_norm: Positive | None = None
-    public_patients: Count | dict[str, Count] | None = None
-    """Training patients that a site is taken to have: agreed in public, at all sites the same or by site."""
-    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
-    noise_multiplier: Positive | None = None
-    """Standard deviation of the noise in units of ``clip_norm``; without one, the least that keeps ``epsilon``."""
-    clipping: Literal["flat", "automatic"] = "flat"
-    images_per_patient: Count = 1
-    """Most images of a patient that enter one step."""
-    views_per_image: Count = 1
-    """Augmented views of each image that are averaged before clipping; free in privacy."""
-    covers: Literal["everything", "training"] = "everything"
-    """Whether validation and test patients are protected as training patients are."""
-
-    @model_validator(mode="after")
-    def _complete(self) -> Privacy:
-        needed = (self.epsilon, self.delta, self.clip_norm, self.public_patients)
-        if self.unit == "patient" and None in needed:
-            raise ValueError('unit = "patient" needs epsilon, delta, clip_norm and public_patients')
-        said = [name for name, key in type(self).model_fields.items() if getattr(self, name) != key.get_default()]
-        if self.unit == "none" and said != ["unit"]:
-            raise ValueError(f'unit = "none" takes no {", ".join(said[1:])}')
-        return self
-
-
-class SecureAggregation(Section):
-    """``[secure_aggregation]``: whether the coordinator sees single updates or only their sum."""
-
-    enabled: bool = False
-    threshold: Annotated[int, Field(ge=2)] | None = None
 
 
 class Participation(Section):
@@ -330,6 +289,33 @@ class Plan(Section):
                 'privacy.unit = "none" and secure_aggregation.enabled = false'
             )
         return self
+
+    @model_validator(mode="after")
+    def _sum_is_enough(self) -> Plan:
+        if self.secure_aggregation.enabled:
+            for broken, sentence in self._single_sites_seen():
+                if broken:
+                    raise ValueError(f"secure_aggregation.enabled = true {sentence}")
+        return self
+
+    def _single_sites_seen(self) -> tuple[tuple[bool, str], ...]:
+        bits, weights = self.aggregation.fixed_point.bits, self.aggregation.public_weights.values()
+        room = SUM_BITS - ((sum(weights) or max(2, self.participation.quorum)) - 1).bit_length()
+        return (
+            (
+                self.aggregation.weights == "patients",
+                'and aggregation.weights = "patients" would send each site\'s count: use "equal" or "public"',
+            ),
+            (
+                self.evaluation.release == "site",
+                'and evaluation.release = "site" would send statistics of single sites: use "sum" or "dp"',
+            ),
+            (
+                bits > room,
+                f"adds up in {SUM_BITS} bits, where sums of {bits} bits do not fit: aggregation.fixed_point.bits can "
+                f"be {max(room, 0)} at most",
+            ),
+        )
 
     def _promises_broken(self) -> tuple[tuple[bool, str], ...]:
         everything = self.privacy.covers == "everything"

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import stdtrit
 
-from server.coordinator import Coordinator, Setup
+from server.coordinator import Coordinator
 from server.journal import Journal
+from server.run_setup import Setup
 from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
 from shared.evaluation.additive import CASES, Statistics
 from shared.evaluation.intervals import replicates
@@ -85,13 +86,13 @@ class Contributions:
 
 
 def shortened(plan: Plan, rounds: int) -> Plan:
-    """The plan with at most ``rounds`` rounds, for any number of sites, without protection or deadline."""
+    """The plan with at most ``rounds`` rounds, for any number of sites, without protection, masks or deadline."""
     said = plan.model_dump(mode="json", exclude_none=True)
     fewer = min(rounds, plan.plan.rounds)
     said["plan"]["rounds"] = fewer
     said["training"]["warmup_rounds"] = min(plan.training.warmup_rounds, max(0, fewer - 1))
     said["aggregation"]["average_last"] = min(plan.aggregation.average_last, fewer)
-    said["privacy"] = {"unit": "none"}
+    said["privacy"], said["secure_aggregation"] = {"unit": "none"}, {"enabled": False}
     said["participation"] = {"quorum": 1, "deadline_s": _WEEK_S}
     said["evaluation"] = said["evaluation"] | {"every": fewer, "release": "sum", "cross_site": False}
     said.pop("personalisation", None)

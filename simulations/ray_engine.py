@@ -20,13 +20,14 @@ from client.app import Answer
 from client.app import make_app as make_client_app
 from server.app import Connect
 from server.app import make_app as make_server_app
-from server.coordinator import Coordinator, Outcome, Setup, Watch
+from server.coordinator import Coordinator
+from server.run_setup import Outcome, Setup, Watch
 from shared.errors import RunError, ScenarioError
 from shared.message_bytes import reply_to_bytes, request_from_bytes
 from shared.messages import Envelope
 from shared.parcels import Parcel
 from shared.plan import Plan
-from simulations.engine import answer
+from simulations.engine import computed
 from simulations.workers import Sites, SiteSpec
 
 
@@ -62,7 +63,7 @@ def run_on_ray(setup: Setup, watch: Watch, sites: Sites, specs: tuple[SiteSpec, 
 def _answer_from(plan: Plan, folder: Path, specs: tuple[SiteSpec, ...]) -> Answer:
     def serve(context: Context, parcel: Parcel) -> Parcel:
         spec = specs[int(context.node_config["partition-id"])]
-        reply = answer(_sites_here(plan.canonical_bytes(), folder), spec, request_from_bytes(parcel.body))
+        reply = computed(_sites_here(plan.canonical_bytes(), folder), spec, request_from_bytes(parcel.body))
         return Parcel(spec.name, reply_to_bytes(reply))
 
     return serve

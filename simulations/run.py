@@ -23,7 +23,7 @@ import tomli_w
 from client.data.prepared.site_data import unusable
 from client.training.inference import predictions
 from server import results as contract
-from server.coordinator import Coordinator, Outcome, Setup, Watch
+from server.coordinator import Coordinator
 from server.intake import Measurement
 from server.journal import Journal
 from server.report.document import PDF, write_pdf
@@ -37,7 +37,8 @@ from server.results import (
     write_predictions,
     write_results,
 )
-from server.rounds import Event, Kind, Phase, State
+from server.round_values import Event, Kind, Phase, State
+from server.run_setup import Outcome, Setup, Watch
 from server.run_state import CHECKPOINTS, SERVER_STATE, ModelFiles
 from shared.durable import SHARED, replace_file
 from shared.errors import ScenarioError
@@ -50,6 +51,7 @@ from simulations.cohorts import Frozen, forget, freeze_cohorts, prepare_stores, 
 from simulations.engine import LocalFleet
 from simulations.examples import phantom_examples
 from simulations.federation import HOSPITALS, PLANTED, find_hospitals, require_source
+from simulations.masks import identities
 from simulations.progress import Advance, Stages
 from simulations.protection import NoiseKind, require_terms, spent
 from simulations.scenario import Phantoms, Scenario
@@ -113,6 +115,11 @@ def run(scenario: Scenario, order: Order, stages: Stages, clock: Callable[[], fl
     began = time.perf_counter()
     if order.engine not in ENGINES:
         raise ScenarioError(f"there is no engine {order.engine!r}", hint=suggest(order.engine, ENGINES))
+    if order.engine == "ray" and scenario.plan.secure_aggregation.enabled:
+        raise ScenarioError(
+            "sites of the engine ray keep nothing between two questions, and secure aggregation needs that",
+            hint="leave --engine out",
+        )
     require_source(scenario, order.data)
     sites = Sites(scenario.plan, order.out, noise=order.noise)
     initial = sites.workbench.initial_weights()
@@ -191,7 +198,7 @@ def _lay_out(plan: Plan, folder: Path) -> None:
 def _federate(running: _Running, journal: Journal) -> Outcome:
     order, bench, plan = running.order, running.pool.sites.workbench, running.scenario.plan
     files = ModelFiles(order.out, bench.parameters, plan.digest())
-    setup = Setup(plan, bench.task, files, journal, running.initial)
+    setup = Setup(plan, bench.task, files, journal, running.initial, identities(running.specs))
     done = journal.last_completed()
     rounds = plan.plan.rounds - (done.round if done else 0)
     with running.stages.stage("federated training", rounds * len(running.specs)) as advance:

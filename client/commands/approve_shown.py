@@ -10,7 +10,10 @@ from client.commands.approve import Cost, Offer
 from client.governance.approvals import Listed
 from client.governance.rules import releases
 from client.terminal import listing
+from shared.fixed_point import peak
 from shared.plan import Plan
+from shared.secure.ring import bits_for
+from shared.secure.threshold import needed, tolerated
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -98,8 +101,21 @@ def _rows(offer: Offer, served: int) -> Iterator[tuple[str, str]]:
     yield "leaves", f"{times} in each run: {_RELEASES[_how(plan)]}"
     if plan.evaluation.cross_site:
         yield "leaves", _OWN_MODEL
+    yield "is seen", _seen(plan, len(_active(offer)))
     yield from (("costs", sentence) for sentence in (_costs(offer.cost) if offer.cost else _NO_PROTECTION))
     yield "takes part", f"{_number(len(_active(offer)), 'site')}: {', '.join(_active(offer))}"
+
+
+def _seen(plan: Plan, sites: int) -> str:
+    """Whether the coordinator can read what this site sends."""
+    if not plan.secure_aggregation.enabled:
+        return "by the coordinator, number by number"
+    least = needed(plan.secure_aggregation, sites)
+    colluding = max(tolerated(least, sites), 0)
+    return (
+        f"under masks: the coordinator reads sums over {least} sites or more, and nothing of this site alone, as "
+        f"long as no more than {colluding} of the other {sites - 1} tell it what they know"
+    )
 
 
 _OWN_MODEL = (
@@ -120,7 +136,15 @@ def _costs(found: Cost) -> Iterator[str]:
 
 
 def _update_bytes(offer: Offer) -> int:
-    return offer.parameters * bits(offer.plan) // 8
+    return offer.parameters * _width(offer.plan, len(_active(offer))) // 8
+
+
+def _width(plan: Plan, sites: int) -> int:
+    """Bits of each number on its way."""
+    if not plan.secure_aggregation.enabled:
+        return bits(plan)
+    aggregation = plan.aggregation
+    return bits_for(peak(aggregation.fixed_point), sum(aggregation.public_weights.values()) or sites)
 
 
 def _how(plan: Plan) -> str:

@@ -14,6 +14,8 @@
 5   the policy lets this lead ask, now           policy
 6   the plan lets a run ask this                 round, not-in-plan
 7   the run goes forwards                        outdated, replayed-otherwise, too-many-runs, sequence-damaged
+7a  the roster that comes with a greeting is     roster-older, roster-fork, roster-federation, signature-invalid
+    the lead's, and follows the one held here
 8   the site answers                             whatever ``client.site`` refuses
 9   the receipt is on the disk                   audit-missing, audit-broken, disk-full
 10  the reply is signed, and leaves
@@ -119,6 +121,7 @@ class Desk:
         receipts: of this site.
         now: the time, with a zone.
         members: the active sites of the federation, as its roster says now; a site that knows none crosses no models.
+        hold: takes a roster that the lead has sent along, or raises ``ProtocolError``.
     """
 
     standing: Standing
@@ -128,6 +131,7 @@ class Desk:
     receipts: Receipts
     now: Callable[[], datetime]
     members: Callable[[], frozenset[str]] = frozenset
+    hold: Callable[[bytes], None] = lambda _roster: None
 
     def answer(self, parcel: Parcel) -> Parcel:
         """The signed reply to ``parcel``; raises ``ConsiliumError`` only where the audit log cannot be written."""
@@ -167,7 +171,7 @@ class Desk:
         return Asked(order, request, digest(parcel.body))
 
     def _permitted(self, asked: Asked) -> Approved:
-        """Checks 4 to 7."""
+        """Checks 4 to 7a."""
         approval = self.approved(asked.order.plan_digest)
         policy, lead = self.policy(), self.standing.lead.fingerprint()
         # A round that has begun is finished: only its beginning has hours.
@@ -179,4 +183,6 @@ class Desk:
         if not ask_again(asked.request):
             sequence = Sequence(approval.folder / "runs", approval.runs)
             sequence.admit(asked.order.run, Question.of(asked.request, asked.sha256))
+        if isinstance(asked.request, Hello) and asked.request.roster:
+            self.hold(asked.request.roster.encode())
         return approval

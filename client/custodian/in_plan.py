@@ -9,6 +9,8 @@ evaluate            validation patients after each round that the plan measures;
 personalise         after the last round, on test patients, if the plan has ``[personalisation]``     not-in-plan
 share, cross        after the last round, if the plan has ``evaluation.cross_site``; the model that   not-in-plan
                     is measured is an active site's of this federation's roster
+deal, mask,         if the plan has ``[secure_aggregation]``; which step is next in which sum is      not-in-plan
+confirm, unmask     ``client.secure.party``'s to know
 ==================  ================================================================================  ===============
 
 Promises
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 from client.personal import require_shared
 from shared.errors import ProtocolError
-from shared.messages import Cross, Evaluate, Personalise, Request, Share, Train
+from shared.messages import Cross, Evaluate, Personalise, Request, Share, SumStep, Train
 from shared.plan import Plan
 
 
@@ -49,6 +51,12 @@ def require_in_plan(request: Request, plan: Plan, members: frozenset[str] = froz
         )
     if isinstance(request, Share | Cross):
         _require_crossing(request, plan, members)
+    if isinstance(request, SumStep) and not plan.secure_aggregation.enabled:
+        raise ProtocolError(
+            "the plan has no secure aggregation, so there is nothing to mask",
+            hint="a run asks what its plan says, and nothing else",
+            code="not-in-plan",
+        )
 
 
 def _require_crossing(request: Share | Cross, plan: Plan, members: frozenset[str]) -> None:

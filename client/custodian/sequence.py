@@ -20,7 +20,7 @@ from typing import Any
 
 from shared.durable import replace_file
 from shared.errors import PolicyError, ProtocolError, SiteDataError
-from shared.messages import Cross, Evaluate, Hello, Personalise, Request
+from shared.messages import Cross, Evaluate, Hello, Personalise, Request, SumStep
 
 _FOLDER = 0o700
 
@@ -88,8 +88,12 @@ class Sequence:
 
 
 def ask_again(request: Request) -> bool:
-    """Whether ``request`` may be asked at any time with any bytes: it says nothing of patients."""
-    return isinstance(request, Hello)
+    """Whether ``request`` is not part of this order.
+
+    A greeting says nothing of patients. The steps of a sum have an order of their own, begun by a question that is part
+    of this one, and forgotten with the process (``client.secure.party``).
+    """
+    return isinstance(request, Hello | SumStep)
 
 
 def _require_forwards(question: Question, known: Any) -> None:  # noqa: ANN401 - what the file holds

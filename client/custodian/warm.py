@@ -6,14 +6,17 @@ Promises
   covers the plan and the code. A cohort that has changed since is refused, not prepared again under a coordinator's
   deadline.
 - Under patient-level privacy the site pays from its own ledger, to the cap of its own policy.
+- Under secure aggregation it agrees on masks with the active sites of the roster as it is then, and with nobody else.
 """
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,19 +26,25 @@ from client.data.cohort.manifest import Cohort
 from client.data.prepared.cache import prepared_store
 from client.data.prepared.site_data import load_site_data
 from client.data.progress import Progress, silent
+from client.enrolment import require_pinned
 from client.governance.ledger import Ledger
 from client.governance.paid import Till
 from client.governance.policy import cap
 from client.governance.replies import Replies
 from client.governance.spending import CohortPatients
 from client.protected import Guard
+from client.secure.party import Identity, Party
+from client.secure.released import Notes
+from client.secure.summing import Summing
 from client.site import Site
 from client.site_folder import LEDGER, SiteFolder
 from client.workbench import Workbench
+from shared.crypto.signing import VerifyKey
 from shared.plan import Plan
+from shared.secure.threshold import rule
 
 KEPT = 2
-REPLIES, PERSONAL = "replies", "personal"
+REPLIES, PERSONAL, SUMS = "replies", "personal", "sums"
 
 
 class Opening(Protocol):
@@ -98,7 +107,21 @@ def open_site(folder: SiteFolder, opening: Opening, now: Callable[[], datetime],
     with Archive.open(dataset.archive, folder.store_key()) as archive:
         store = prepared_store(dataset.prepared, cohort, archive, opening.plan, bench.task, progress=progress)
     data = load_site_data(store, cohort, opening.plan)
-    return Site(name, data, bench, opening.folder / PERSONAL, _guard(folder, cohort, opening, now))
+    guard = _guard(folder, cohort, opening, now)
+    return Site(name, data, bench, opening.folder / PERSONAL, guard, _summing(folder, opening))
+
+
+def _summing(folder: SiteFolder, opening: Opening) -> Summing | None:
+    settings = opening.plan.secure_aggregation
+    if not settings.enabled:
+        return None
+    identity = Identity(folder.settings.site.name, folder.signing_key())
+    party = Party(identity, partial(_members, folder), rule(settings), Notes(opening.folder / SUMS), os.urandom)
+    return Summing(party, opening.plan)
+
+
+def _members(folder: SiteFolder) -> dict[str, VerifyKey]:
+    return {one.site: one.verify_key for one in require_pinned(folder).roster.sites if one.state == "active"}
 
 
 def _guard(folder: SiteFolder, cohort: Cohort, opening: Opening, now: Callable[[], datetime]) -> Guard | None:

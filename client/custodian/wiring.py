@@ -44,7 +44,7 @@ from client.commands.clock import Clock
 from client.custodian.desk import Approved, Desk, Standing
 from client.custodian.service import STOPPED, Limits, Service, listen, watch
 from client.custodian.warm import Warm
-from client.enrolment import require_pinned
+from client.enrolment import require_pinned, take_roster
 from client.governance import approvals
 from client.governance.approvals import Approval
 from client.governance.audit import Event
@@ -158,7 +158,11 @@ def custodian(site: SiteFolder, now: Clock) -> Custodian:
     sites = Sites(site, Warm(site, now))
     receipts = Receipts(site, partial(approvals.find, site), now)
     members = partial(_members, site)
-    desk = Desk(standing, sites.approved, sites.opened, lambda: site.policy, receipts, now, members)
+
+    def hold(roster: bytes) -> None:
+        take_roster(site, roster, now())
+
+    desk = Desk(standing, sites.approved, sites.opened, lambda: site.policy, receipts, now, members, hold)
     return Custodian(site, desk, sites, receipts)
 
 

@@ -25,7 +25,21 @@ from client.governance.ledger import Ledger
 from client.governance.spending import cost
 from client.site_folder import LEDGER, SiteFolder
 from shared.errors import CapacityError, ConsiliumError
-from shared.messages import Cross, Evaluate, Measured, Personalise, Reply, Request, Shared, Split, Train, Update
+from shared.messages import (
+    Cross,
+    Evaluate,
+    Mask,
+    Masked,
+    Measured,
+    Personalise,
+    Reply,
+    Request,
+    Shared,
+    Split,
+    SumStep,
+    Train,
+    Update,
+)
 from shared.plan import Plan
 from shared.privacy.accounting import epsilon
 from shared.privacy.terms import statistics_terms, terms_for
@@ -137,7 +151,7 @@ class Receipts:
         if not noise:
             return {}
         delta = self.site.policy.privacy.delta
-        split: Split = request.split if isinstance(request, Evaluate | Personalise) else "train"
+        split = _measured(request) or "train"
         spent = Ledger.open(self.site.path / LEDGER).spending(approval.cohort).splits[split]
         paid = max(cost(account.all(), delta, epsilon) for account in spent.accounts)
         return {**noise, "delta": delta, **({"epsilon": paid} if math.isfinite(paid) else {})}
@@ -147,12 +161,22 @@ def _noise(request: Request, plan: Plan, site: str) -> dict[str, float]:
     """How an answer is protected; empty where it is not."""
     if plan.privacy.unit == "none":
         return {}
-    if isinstance(request, Train):
+    if isinstance(request, Train) or (isinstance(request, Mask) and request.about == "train"):
         terms = terms_for(plan, site)
         return {"noise_multiplier": float(terms.noise_multiplier), "clip_norm": float(terms.clip_norm)}
-    if isinstance(request, Evaluate) and request.split != "train" and plan.evaluation.release == "dp":
-        return {"noise_multiplier": float(statistics_terms(plan, request.split).noise_multiplier)}
+    split = _measured(request) if isinstance(request, Evaluate | Mask) else None
+    if split is not None and split != "train" and plan.evaluation.release == "dp":
+        return {"noise_multiplier": float(statistics_terms(plan, split).noise_multiplier)}
     return {}
+
+
+def _measured(request: Request) -> Split | None:
+    """Of whose patients an answer is statistics; None of nobody's."""
+    if isinstance(request, Evaluate | Personalise):
+        return request.split
+    if isinstance(request, SumStep) and request.about != "train":
+        return "test" if request.about == "personalise" else request.about
+    return None
 
 
 def _size(reply: Reply) -> dict[str, int]:
@@ -161,6 +185,8 @@ def _size(reply: Reply) -> dict[str, int]:
         return {"tensors": 1, "values": int(reply.values.size), "bits": reply.bits}
     if isinstance(reply, Shared):
         return {"tensors": 1, "values": int(reply.weights.size)}
+    if isinstance(reply, Masked):
+        return {"tensors": 1, "values": reply.values + reply.counts, "bits": reply.bits}
     return {"tensors": 1, "values": int(reply.counts.size)} if isinstance(reply, Measured) else {"tensors": 0}
 
 
@@ -169,9 +195,8 @@ def _asked(asked: Asked) -> dict[str, str]:
 
 
 def _split(request: Request) -> dict[str, int]:
-    if isinstance(request, Cross):
-        return {"split.test": 1}
-    return {f"split.{request.split}": 1} if isinstance(request, Evaluate | Personalise) else {}
+    split = "test" if isinstance(request, Cross) else _measured(request)
+    return {} if split is None else {f"split.{split}": 1}
 
 
 def _kind(request: Request) -> str:

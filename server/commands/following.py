@@ -25,6 +25,10 @@ _PHASES = {
     "personalising": "own-site steps",
     "sharing": "collecting the sites' models",
     "crossing": "every model at every site",
+    "dealing": "agreeing on masks",
+    "masking": "collecting masked answers",
+    "confirming": "confirming whose answers came",
+    "unmasking": "unmasking the sum",
 }
 
 

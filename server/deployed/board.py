@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from server.coordinator import Watch
 from server.deployed.live import Live
 from server.results import RoundRecord, json_ready
-from server.rounds import Event, Kind, State
+from server.round_values import Event, Kind, State
+from server.run_setup import Watch
 from shared.durable import SHARED, replace_file
 
 

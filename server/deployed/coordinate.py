@@ -15,12 +15,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from server.coordinator import Coordinator, Outcome, Setup
+from server.coordinator import Coordinator
 from server.deployed.board import Board
 from server.deployed.live import LIVE, Live
 from server.deployed.run_folder import JOURNAL, RunFolder, open_run
@@ -31,6 +31,7 @@ from server.post import Post, Signed
 from server.report.document import write_pdf
 from server.report.page import write_report
 from server.results import ROUNDS, Results, Timing, read_rounds, write_details, write_results
+from server.run_setup import Outcome, Setup
 from server.run_state import ModelFiles
 from shared import models, tasks
 from shared.arrays import read_vector, schema_of
@@ -88,10 +89,11 @@ def _why(error: BaseException, run: str) -> tuple[str, str]:
 
 def _run(federation: FederationFolder, found: RunFolder, link: Link, board: Board) -> None:
     began = time.perf_counter()
-    roster = federation.roster()
+    roster, signed = federation.roster(), federation.roster_file().decode("ascii")
     with Journal.open_or_create(found.path / JOURNAL, found.plan, board.clock, found.run) as journal:
-        setup = _setup(found, journal)
-        post = Signed(found.order_file, found.key(), _identities(roster))
+        identities = _identities(roster)
+        setup = replace(_setup(found, journal), identities=identities, roster=signed)
+        post = Signed(found.order_file, found.key(), identities)
         fleet = link.reach(_nodes(roster, link.nodes()), post)
         outcome = Coordinator(setup, fleet, board.watch()).run()
     board.say(phase="writing the report")

@@ -169,7 +169,9 @@ def _guarantee(run: Run) -> str:
 
 def _sums(plan: Plan) -> str:
     if plan.secure_aggregation.enabled:
-        return "Updates were masked: the coordinator saw their sum, not those of a single site."
+        least = plan.secure_aggregation.threshold
+        over = f"sums over {least} sites or more" if least else "sums over at least two thirds of the sites"
+        return f"Updates and statistics were masked: the coordinator read {over}, nothing of a single site."
     return "Updates were not masked: the coordinator could see those of a single site."
 
 

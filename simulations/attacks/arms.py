@@ -54,7 +54,7 @@ class Arm:
 def without_privacy(plan: Plan) -> Plan:
     """``plan`` with unit "none": what hospitals prepare their images for, and how the plain arm trains."""
     document = _document(plan)
-    document["privacy"] = {"unit": "none"}
+    document["privacy"], document["secure_aggregation"] = {"unit": "none"}, {"enabled": False}
     if plan.evaluation.release == "dp":
         document["evaluation"]["release"] = "site"
     return from_document(document)

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from shared.errors import PlanError
-from shared.plan import Aggregation, Augmentation, Header, Plan, Privacy
+from shared.plan import Aggregation, Augmentation, Header, Plan
+from shared.plan_protection import Privacy, SecureAggregation
 from simulations.pretraining.example import Generate
 from simulations.pretraining.fundus import fundus
 from simulations.pretraining.lesions import FINDINGS, lesion
@@ -91,6 +92,8 @@ def lesson(plan: Plan, curriculum: Curriculum, seed: int, steps: int) -> Plan:
         "training": training,
         "aggregation": Aggregation(),
         "privacy": Privacy(unit="none"),
+        "secure_aggregation": SecureAggregation(),
+        "evaluation": plan.evaluation.model_copy(update={"cross_site": False}),
         "personalisation": None,
     }
     return plan.model_copy(update=changed)

@@ -3,8 +3,8 @@
 Promises
 - Every step is a command of ``consilium-server`` or ``consilium-site``, in folders of their own, with keys of their
   own, over TLS on this machine's loopback. Words that people compare by telephone are taken as compared.
-- One site is killed (SIGKILL, all its processes) while it trains in round ``DIES_IN`` and started again seconds later;
-  the round goes on without it.
+- One site is killed (SIGKILL, all its processes) in round ``DIES_IN``, between its masked update and the unmasking of
+  the sum, and started again seconds later. Its update counts, and the others' shares take its mask off.
 - At the end every ledger and every audit log is checked, and everything that was started is stopped.
 """
 
@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.custodian.caller import status
 from server.deployed.live import Live, read_live
 from server.federation_folder import RUNS
 from server.results import ROUNDS, read_results, read_rounds
-from shared.errors import ScenarioError, SiteDataError
+from shared.errors import ScenarioError
 from shared.plan import load
 from simulations.phantoms import write_hospitals
 from simulations.phantoms.hospitals import hospitals
@@ -33,7 +32,7 @@ PLAN = Path(__file__).with_name("plan.toml")
 DIES_IN, PATIENTS, SITES, DATASET = 2, 44, 3, "ct"
 _SEED = 7
 _LONGEST_S = 900.0
-_POLL_S = 0.2
+_POLL_S, _GLANCE_S = 0.2, 0.01
 _AWAY_S = 3.0
 
 _POLICY = """\
@@ -153,9 +152,9 @@ def _run(running: Processes, out: Path, federation: Path, names: list[str], stag
     folder = federation / RUNS / said.split()[0]
     victim, rounds = names[-1], 0
     with stages.stage("running", load(PLAN).plan.rounds) as advance:
-        _wait(f"{victim} trains", lambda: _over(folder) or _trains(folder, out / victim), running)
+        _wait(f"{victim} has sent its masked update", lambda: _over(folder) or _masked(folder), running, _GLANCE_S)
         running.kill(victim)
-        stages.tell(f"{victim} was killed (kill -9, all its processes) while it trained in round {DIES_IN}")
+        stages.tell(f"{victim} was killed (kill -9, all its processes) in round {DIES_IN}, its masked update sent")
         time.sleep(_AWAY_S)
         running.start(victim, ("consilium-site", "start"), out / victim)
         stages.tell(f"{victim} was started again {_AWAY_S:.0f} s later")
@@ -174,16 +173,10 @@ def _run(running: Processes, out: Path, federation: Path, names: list[str], stag
     return folder
 
 
-def _trains(folder: Path, site: Path) -> bool:
-    """Whether the custodian of ``site`` works on an update of the round in which it is to die."""
+def _masked(folder: Path) -> bool:
+    """Whether the round in which a site is to die has masked updates, and no sum of them yet."""
     live = read_live(folder)
-    if live is None or (live.phase, live.round) != ("training", DIES_IN) or site.name not in live.asked:
-        return False
-    try:
-        said = status(site / "run" / "custodian.sock", site / "run" / "relay.token")
-    except SiteDataError:
-        return False
-    return said["busy_s"] is not None
+    return live is not None and (live.phase, live.round) in {(phase, DIES_IN) for phase in ("confirming", "unmasking")}
 
 
 def _over(folder: Path) -> bool:
@@ -201,13 +194,13 @@ def _connected(running: Processes, federation: Path) -> int:
     return sum(one["connected"] == "online" for one in said["sites"])
 
 
-def _wait(what: str, condition: Callable[[], bool], running: Processes) -> None:
+def _wait(what: str, condition: Callable[[], bool], running: Processes, poll_s: float = _POLL_S) -> None:
     end = time.monotonic() + _LONGEST_S
     while not condition():
         _still(running)
         if time.monotonic() > end:
             raise ScenarioError(f"waited {_LONGEST_S:.0f} s in vain until {what}", hint=f"see {running.logs}")
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
 
 
 def _still(running: Processes) -> None:

@@ -3,17 +3,36 @@
 import dataclasses
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from desk_of import NOW, Correspondent
+from masked_federation import NAMES, SUMMED, masked_site
+from summed import key_of
 
 from client.governance.policy import parse
 from shared.crypto.signing import SigningKey
 from shared.errors import SiteDataError
-from shared.messages import Evaluate, Hello, Personalise, Refusal, Reply, Update, Welcome
+from shared.messages import (
+    Confirm,
+    Deal,
+    Evaluate,
+    Hello,
+    Mask,
+    Offered,
+    Personalise,
+    Refusal,
+    Reply,
+    Unmask,
+    Update,
+    Welcome,
+)
 from shared.parcels import Parcel
 from shared.trust.documents import stamp
+
+
+STEPS: tuple[type[Any], ...] = (Deal, Mask, Confirm, Unmask)
 
 
 @pytest.fixture
@@ -35,6 +54,50 @@ def test_a_proved_and_approved_request_is_answered_and_receipted(lead: Correspon
 def test_a_greeting_may_be_for_anybody_and_nothing_else_may(lead: Correspondent) -> None:
     assert isinstance(lead.ask(Hello(lead.envelope(0)), site=""), Welcome)
     assert code(lead.ask(lead.train(), site="")) == "site"
+
+
+def test_a_roster_that_comes_with_a_greeting_is_held_before_the_greeting_is_answered(lead: Correspondent) -> None:
+    assert isinstance(lead.ask(Hello(lead.envelope(0), "roster 2")), Welcome)
+    assert lead.rosters == [b"roster 2"]
+    assert isinstance(lead.ask(Hello(lead.envelope(0))), Welcome)
+    assert lead.rosters == [b"roster 2"], "a greeting without one leaves the one that is held"
+
+
+def test_a_greeting_with_a_roster_that_is_not_taken_is_refused_and_nothing_is_opened(lead: Correspondent) -> None:
+    assert code(lead.ask(Hello(lead.envelope(0), "older"))) == "roster-older"
+    assert not lead.opened
+    assert lead.book.lines == [("refused", "roster-older", 1)]
+
+
+def test_a_roster_from_somebody_who_proves_nothing_or_has_no_approval_is_never_looked_at(lead: Correspondent) -> None:
+    greeting = Hello(lead.envelope(0), "roster 2")
+    assert code(lead.ask(greeting, order=lead.order(SigningKey.generate()))) == "signer"
+    assert code(lead.ask(greeting, order=lead.order(federation="other"))) == "order-federation"
+    lead.book.withdrawn = True
+    assert code(lead.ask(greeting)) == "withdrawn"
+    assert lead.rosters == []
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda one: one.__name__)
+def test_a_step_of_a_sum_is_not_in_a_plan_without_secure_aggregation(lead: Correspondent, step: type[Any]) -> None:
+    assert code(lead.ask(step(lead.envelope(), "train", np.zeros(2, np.uint8)))) == "not-in-plan"
+    assert not lead.opened
+
+
+def test_under_secure_aggregation_a_desk_lets_out_keys_and_steps_and_no_update(tmp_path: Path) -> None:
+    lead = Correspondent(tmp_path / "approved", **(SUMMED | {"secure_aggregation__enabled": True}))
+    lead.site = masked_site("aachen", lead.plan, {name: key_of(name).verify_key for name in NAMES})
+    assert isinstance(lead.ask(lead.train()), Offered)
+    assert code(lead.ask(Deal(lead.envelope(), "train", np.zeros(2, np.uint8)))) == "paper-form"
+    assert [line[1] for line in lead.book.lines] == ["Offered", "paper-form"]
+    assert isinstance(lead.ask(lead.train()), Offered), "a step uses no question up"
+    assert code(lead.ask(lead.train(add=1e-3))) == "replayed-otherwise"
+
+
+def test_a_desk_whose_site_has_no_masks_answers_nothing_of_such_a_plan(tmp_path: Path) -> None:
+    lead = Correspondent(tmp_path / "approved", **(SUMMED | {"secure_aggregation__enabled": True}))
+    for request in (Hello(lead.envelope(0)), lead.train()):
+        assert code(lead.ask(request)) == "no-masks"
 
 
 def test_an_order_of_another_lead_is_refused(lead: Correspondent) -> None:

@@ -1,14 +1,16 @@
 """The order of questions: forwards, remembered over a crash, and never repaired by forgetting."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.custodian.sequence import Question, Sequence
+from client.custodian.sequence import Question, Sequence, ask_again
 from shared.errors import ConsiliumError, PolicyError, ProtocolError, SiteDataError
-from shared.messages import Envelope, Evaluate, Hello, Train
+from shared.messages import Confirm, Deal, Envelope, Evaluate, Hello, Mask, Share, Train, Unmask
 
 
 def asked(name: str, round_number: int, said: str = "a") -> Question:
@@ -16,12 +18,20 @@ def asked(name: str, round_number: int, said: str = "a") -> Question:
 
 
 def test_a_question_is_its_kind_and_split() -> None:
-    import numpy as np
-
     envelope, weights = Envelope("r", "d", 4), np.zeros(2, np.float32)
     assert Question.of(Train(envelope, weights), "x") == Question("train", 4, "x")
     assert Question.of(Evaluate(envelope, weights, "test"), "x") == Question("evaluate-test", 4, "x")
     assert Question.of(Hello(envelope), "x").name == "hello"
+
+
+@pytest.mark.parametrize("step", [Deal, Mask, Confirm, Unmask], ids=lambda one: one.__name__)
+def test_steps_of_a_sum_and_greetings_are_no_part_of_the_order(step: type[Any]) -> None:
+    """A sum is asked for anew after a crash, with other keys: noted here, its steps would be refused."""
+    envelope = Envelope("r", "d", 1)
+    assert ask_again(step(envelope, "train", np.zeros(1, np.uint8)))
+    assert ask_again(Hello(envelope, "roster"))
+    for question in (Train(envelope, np.zeros(1, np.float32)), Share(envelope)):
+        assert not ask_again(question)
 
 
 def test_what_was_asked_is_remembered_by_whoever_opens_the_folder_next(tmp_path: Path) -> None:

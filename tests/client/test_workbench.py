@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from masked_federation import SUMMED, masked_plan
 from tiny_federation import tiny_plan
 
 from client.training import device as devices
@@ -166,7 +167,23 @@ def test_a_gpu_that_is_asked_for_and_absent_is_no_silent_cpu() -> None:
     assert refusal(tiny_plan(training__device="cuda")).code == "no-cuda"
 
 
-def test_a_protection_that_is_promised_and_not_built_stops_training_instead_of_missing_unseen() -> None:
-    refused = refusal(tiny_plan(secure_aggregation__enabled=True))
-    assert refused.sentence == "the plan promises secure_aggregation.enabled = true, which this version cannot keep yet"
-    assert refused.code == "not-built"
+def test_secure_aggregation_changes_nothing_of_what_is_trained() -> None:
+    plain, hidden = (Workbench.for_plan(plan) for plan in (tiny_plan(**SUMMED), masked_plan()))
+    assert plain.parameters.digest() == hidden.parameters.digest()
+    assert np.array_equal(plain.initial_weights(), hidden.initial_weights())
+    assert plain.fingerprint() == hidden.fingerprint()
+
+
+def test_an_update_is_rounded_as_the_plan_says() -> None:
+    """Half a step above a point of the grid: to the nearest it is one integer, at random now this and now that."""
+    coarse = {"range": 1.0, "bits": 8}
+    plans = [tiny_plan(aggregation__fixed_point=coarse | {"rounding": kind}) for kind in ("nearest", "stochastic")]
+    found = []
+    for plan in plans:
+        bench = Workbench.for_plan(plan)
+        received = bench.initial_weights()
+        bench.load((received + np.float32(0.5 / 128)).astype(np.float32))
+        found.append(bench.update(received, 1, np.random.default_rng(3)).values)
+    assert set(np.unique(found[0])) <= {0, 1}
+    share = np.mean(found[1] == 1)
+    assert abs(share - 0.5) < 6 * 0.5 / np.sqrt(found[1].size)

@@ -6,10 +6,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FILES = {"wire.json": "test_wire", "messages.json": "test_message_bytes"}
+FILES = {
+    "wire.json": "test_wire",
+    "messages.json": "test_message_bytes",
+    "secure_sum.json": "test_secure_transcript",
+}
 
 
 def main() -> None:
+    sys.path.insert(0, str(HERE.parent / "support"))
     for file, name in FILES.items():
         spec = importlib.util.spec_from_file_location(name, HERE.parent / "shared" / f"{name}.py")
         assert spec is not None

@@ -34,7 +34,7 @@ VICTIM = NAMES[0]
 OTHERS = NAMES[1:]
 DEADLINE_S = 45.0
 PLAN = plan_of(
-    plan__rounds=5, evaluation__every=5, participation={"quorum": 2, "deadline_s": DEADLINE_S, "admission_s": 60.0}
+    plan__rounds=8, evaluation__every=8, participation={"quorum": 2, "deadline_s": DEADLINE_S, "admission_s": 60.0}
 )
 
 

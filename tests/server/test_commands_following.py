@@ -23,7 +23,7 @@ from server.deployed.live import LIVE, Live, read_live
 from server.deployed.run_folder import JOURNAL, RunFolder, begin
 from server.federation_folder import FederationFolder, settings_for
 from server.journal import Journal
-from server.rounds import Phase
+from server.round_values import Phase
 from shared.errors import CapacityError, RunError
 
 

@@ -10,9 +10,9 @@ import pytest
 from tiny_federation import SITES, MemoryFleet, Tamper, coordinate, tiny_plan, tiny_site
 
 from client.workbench import Workbench
-from server.coordinator import Watch
 from server.results import RoundRecord, read_rounds
-from server.rounds import Event, State
+from server.round_values import Event, State
+from server.run_setup import Watch
 from shared.errors import RunError
 from shared.fixed_point import dequantise
 from shared.messages import Envelope, Measured, Refusal, Reply, Request, Train, Update, Welcome

@@ -11,10 +11,10 @@ from tiny_federation import SITES, MemoryFleet, Tamper, coordinate, tiny_data, t
 
 from client.training.inference import statistics
 from client.workbench import Workbench
-from server.coordinator import Outcome, Watch
 from server.crossing import Crossed, Models
 from server.intake import judge
-from server.rounds import Event, Phase, State
+from server.round_values import Event, Phase, State
+from server.run_setup import Outcome, Watch
 from server.run_state import ModelFiles
 from shared import checkpoint
 from shared.messages import Cross, Measured, Refusal, Reply, Request, Shared

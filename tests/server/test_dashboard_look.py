@@ -18,7 +18,7 @@ from server.dashboard.look import Look, look, report_file
 from server.dashboard.numbers import PHASE_WORDS, gauges, state_of
 from server.dashboard.page import NAMES, content, facts, renderer
 from server.dashboard.spending import spent
-from server.rounds import PASSING, Phase
+from server.round_values import PASSING, Phase
 from shared.local_page.telemetry import exposition
 from shared.privacy.terms import terms_for
 

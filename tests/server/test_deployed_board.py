@@ -18,7 +18,8 @@ from tiny_federation import tiny_plan
 from server.deployed.board import Board
 from server.deployed.live import LIVE, Live, read_live
 from server.results import Participation, RoundRecord
-from server.rounds import Event, Kind, Phase, State, shape_of
+from server.round_values import Event, Kind, Phase, State
+from server.rounds import shape_of
 
 SITES = ("aachen", "bergen", "coimbra", "drive")
 RUN = "ab" * 16

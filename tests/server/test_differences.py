@@ -9,10 +9,10 @@ from tiny_federation import SITES, MemoryFleet, coordinate, tiny_data, tiny_plan
 from client.training.inference import statistics
 from client.workbench import Workbench
 from server import measured
-from server.coordinator import Outcome, Watch
 from server.differences import FEDERATION, PERSONALISED, Entry, Pair, entry, measured_entry
 from server.intake import Measurement
 from server.results import RoundRecord
+from server.run_setup import Outcome, Watch
 from shared.evaluation.additive import Statistics
 from shared.evaluation.estimates import Noised
 from shared.evaluation.paired import paired_intervals

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server import rounds
-from server.rounds import (
+from server.round_values import (
     FINAL,
     NO_ANSWER,
-    TABLE,
     WAITING,
     Abort,
     Action,
@@ -30,13 +29,9 @@ from server.rounds import (
     Record,
     Shape,
     State,
-    advance,
-    as_markdown,
-    on_entry,
-    shape_of,
-    start,
-    step,
 )
+from server.rounds import TABLE, advance, on_entry, shape_of, start, step
+from server.rounds_page import as_markdown
 from shared.plan import parse
 
 SITES = ("a", "b", "c")
@@ -547,4 +542,4 @@ def test_the_printed_table_has_a_line_for_every_line_of_the_table_and_every_fina
 
 def test_the_printed_table_names_where_each_line_leads() -> None:
     row = next(line for line in as_markdown().splitlines() if line.startswith("| testing | complete |"))
-    assert row == "| testing | complete | personalise if planned; else finish | personalising, finished |"
+    assert row == "| testing | complete | personalise if planned; else finish | personalising, dealing, finished |"

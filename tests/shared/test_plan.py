@@ -155,7 +155,9 @@ def test_a_plan_without_privacy_is_refused_because_nobody_trains_unprotected_by_
         ({"data__classes": ["only"]}, "data.classes", "['only']"),
         ({"preprocessing__size": [64]}, "preprocessing.size", "[64]"),
         ({"data__modality": "xrays"}, "data.modality", "'xrays'"),
-        ({"aggregation__fixed_point": {"bits": 12}}, "aggregation.fixed_point.bits", "12"),
+        ({"aggregation__fixed_point": {"bits": 7}}, "aggregation.fixed_point.bits", "7"),
+        ({"aggregation__fixed_point": {"bits": 33}}, "aggregation.fixed_point.bits", "33"),
+        ({"aggregation__fixed_point": {"rounding": "up"}}, "aggregation.fixed_point.rounding", "'up'"),
     ],
     ids=str,
 )

@@ -391,7 +391,7 @@ def test_a_run_interrupted_anywhere_ends_with_the_bytes_of_an_uninterrupted_one(
         ({"model__name": "unet"}, "model-output"),
         ({"plan__task": "detection"}, "plan"),
         ({"preprocessing__size": [1, 1]}, "model-size"),
-        ({"secure_aggregation__enabled": True}, "not-built"),
+        ({"secure_aggregation__enabled": True}, "plan"),
     ],
 )
 def test_what_cannot_be_run_is_refused_before_anything_is_written(

@@ -13,7 +13,7 @@ from client.custodian.desk import Asked, Desk, Standing
 from client.governance.policy import Policy
 from client.site import Site
 from shared.crypto.signing import SigningKey
-from shared.errors import PolicyError, SiteDataError
+from shared.errors import PolicyError, ProtocolError, SiteDataError
 from shared.message_bytes import reply_from_bytes, request_to_bytes
 from shared.messages import Envelope, Reply, Request, Train
 from shared.parcels import Body, Parcel, require_reply, signed_request
@@ -64,6 +64,7 @@ class Correspondent:
         self.now = NOW
         self.rules = Policy()
         self.members = frozenset({"aachen", "bergen", "coimbra"})
+        self.rosters: list[bytes] = []
 
     def desk(self) -> Desk:
         standing = Standing("aachen", self.identity, "tiny", self.lead.verify_key)
@@ -75,7 +76,14 @@ class Correspondent:
             self.book,
             lambda: self.now,
             lambda: self.members,
+            self.hold,
         )
+
+    def hold(self, roster: bytes) -> None:
+        """Take a roster; one that says so is older."""
+        if roster == b"older":
+            raise ProtocolError("an older roster", code="roster-older")
+        self.rosters.append(roster)
 
     def _open(self, _approved: object) -> Site:
         self.opened.append(1)

@@ -11,8 +11,9 @@ from real_sites import NAMES, now
 from client.custodian.warm import open_site
 from client.governance import approvals
 from client.site import Site
-from server.coordinator import Coordinator, Setup
+from server.coordinator import Coordinator
 from server.journal import Journal
+from server.run_setup import Setup
 from server.run_state import ModelFiles
 from shared.messages import Reply, Request
 

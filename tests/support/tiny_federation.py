@@ -9,9 +9,11 @@ import numpy as np
 from client.data.prepared.site_data import SiteData, by_patient
 from client.site import Site
 from client.workbench import Workbench
-from server.coordinator import Coordinator, Outcome, Setup, Watch
+from server.coordinator import Coordinator
 from server.journal import Journal
+from server.run_setup import Outcome, Setup, Watch
 from server.run_state import ModelFiles
+from shared.crypto.signing import VerifyKey
 from shared.messages import Reply, Request
 from shared.plan import Plan, from_document
 from shared.preprocessing.image import Case
@@ -69,11 +71,12 @@ class MemoryFleet:
 
     def __init__(self, plan: Plan, *, tamper: Tamper | None = None, reverse: bool = False) -> None:
         self.sites = {name: tiny_site(name, plan) for name in SITES}
+        self.identities: dict[str, VerifyKey] = {}
         self.asked: list[tuple[str, str, int]] = []
         self._tamper, self._reverse = tamper, reverse
 
     def names(self) -> tuple[str, ...]:
-        return SITES
+        return tuple(self.sites)
 
     def ask(self, requests: Mapping[str, Request], deadline_s: float) -> Iterator[tuple[str, Reply]]:
         assert deadline_s > 0
@@ -92,7 +95,6 @@ def coordinate(plan: Plan, fleet: MemoryFleet, folder: Path, watch: Watch | None
         (folder / name).mkdir(parents=True, exist_ok=True)
     bench = Workbench.for_plan(plan)
     with Journal.open_or_create(folder / "journal.sqlite", plan, lambda: 0.0) as journal:
-        setup = Setup(
-            plan, bench.task, ModelFiles(folder, bench.parameters, plan.digest()), journal, bench.initial_weights()
-        )
+        files = ModelFiles(folder, bench.parameters, plan.digest())
+        setup = Setup(plan, bench.task, files, journal, bench.initial_weights(), fleet.identities)
         return Coordinator(setup, fleet, watch).run()

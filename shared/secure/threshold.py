@@ -1,0 +1,32 @@
+"""What a plan says about secure sums, as the one rule that sites and the coordinator go by.
+
+Promises
+- ``rule`` is the same at every party: nothing but the plan goes into it.
+- Beyond ``graph.COMPLETE_UP_TO`` sites neighbours are drawn, under ``ASSUMED``: of all sites a fifth work with a
+  dishonest coordinator, and three tenths drop out. What is borne with fewer sites: ``shared.secure.holders``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from shared.plan_protection import SecureAggregation
+from shared.secure.graph import Assumed, degree_for
+from shared.secure.holders import LEAST_SITES, Threshold, two_thirds
+
+ASSUMED = Assumed(colluding=0.2, dropping=0.3)
+
+
+def rule(settings: SecureAggregation) -> Threshold:
+    """The plan's rule."""
+    return Threshold(settings.threshold, partial(degree_for, assumed=ASSUMED))
+
+
+def needed(settings: SecureAggregation, offered: int) -> int:
+    """Sites without whom no sum is unmasked, where ``offered`` sites offered keys; ``rule`` refuses a bad number."""
+    return max(LEAST_SITES, two_thirds(offered) if settings.threshold is None else settings.threshold)
+
+
+def tolerated(least: int, offered: int) -> int:
+    """Most sites that may tell a lying coordinator all they know: 2 t > n + c and t > c; -1 for not even none."""
+    return min(least, 2 * least - offered) - 1

@@ -1,0 +1,231 @@
+"""A site under secure aggregation: what it has computed stays with it, whatever it is asked and in whatever order."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from masked_federation import NAMES, SUMMED, masked_plan, masked_site
+from summed import key_of
+from tiny_federation import tiny_plan, tiny_site
+
+from client.secure.summing import Summing
+from client.site import Site
+from shared.errors import ProtocolError
+from shared.fixed_point import peak
+from shared.messages import (
+    About,
+    Confirm,
+    Cross,
+    Deal,
+    Envelope,
+    Evaluate,
+    Hello,
+    Mask,
+    Masked,
+    Measured,
+    Offered,
+    Personalise,
+    Refusal,
+    Reply,
+    Request,
+    Share,
+    Shared,
+    Train,
+    Unmask,
+    Update,
+    Welcome,
+)
+from shared.plan import Plan
+from shared.secure.papers import Offer
+
+OWN: dict[str, Any] = {"personalisation__steps": 1, "personalisation__learning_rate": 0.01}
+PLAN = masked_plan(**OWN)
+MEMBERS = {name: key_of(name).verify_key for name in NAMES}
+PAPER = np.frombuffer(b"{}", np.uint8)
+
+
+@pytest.fixture(scope="module")
+def site() -> Site:
+    return masked_site("aachen", PLAN, MEMBERS)
+
+
+def envelope(plan: Plan = PLAN, round_number: int = 1) -> Envelope:
+    return Envelope("run", plan.digest(), round_number)
+
+
+def questions(site: Site) -> dict[About, Request]:
+    weights = site.workbench.initial_weights()
+    return {
+        "train": Train(envelope(), weights),
+        "validation": Evaluate(envelope(), weights, "validation"),
+        "test": Evaluate(envelope(round_number=2), weights, "test"),
+        "personalise": Personalise(envelope(round_number=2), weights, "test"),
+    }
+
+
+def everything(site: Site) -> Iterator[Request]:
+    """One of each request that there is."""
+    weights = site.workbench.initial_weights()
+    yield Hello(envelope(round_number=0))
+    yield from questions(site).values()
+    yield Share(envelope(round_number=2))
+    yield Cross(envelope(round_number=2), weights, "bergen")
+    yield from (kind(envelope(), "train", PAPER) for kind in (Deal, Mask, Confirm, Unmask))
+
+
+def offer_in(reply: Reply) -> Offer:
+    assert isinstance(reply, Offered), reply
+    return Offer.from_bytes(reply.content.tobytes())
+
+
+def code(reply: Reply) -> str:
+    assert isinstance(reply, Refusal), type(reply)
+    return reply.code
+
+
+def test_every_request_is_asked_here(site: Site) -> None:
+    assert {type(request) for request in everything(site)} == set(get_args(Request))
+
+
+def test_no_request_gets_an_update_statistics_or_a_model(site: Site) -> None:
+    replies = [site.answer(request) for request in everything(site)]
+    assert not [reply for reply in replies if isinstance(reply, Update | Measured | Shared)]
+    assert [type(reply) for reply in replies[:5]] == [Welcome, Offered, Offered, Offered, Offered]
+
+
+def test_the_same_site_without_masks_would_send_them(site: Site) -> None:
+    """A control: what is kept back was there."""
+    plain = tiny_plan(**(SUMMED | OWN))
+    bare = tiny_site("aachen", plain)
+    found = [
+        type(bare.answer(dataclasses.replace(request, envelope=envelope(plain, request.envelope.round))))
+        for request in questions(site).values()
+    ]
+    assert found == [Update, Measured, Measured, Measured]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 10), min_size=1, max_size=8))
+def test_nor_in_any_order_of_asking(order: list[int]) -> None:
+    asked = masked_site("aachen", PLAN, MEMBERS)
+    requests = list(everything(asked))
+    replies = [asked.answer(requests[at]) for at in order]
+    assert {type(reply) for reply in replies} <= {Welcome, Offered, Refusal}
+
+
+@pytest.mark.parametrize("at", range(11))
+def test_a_site_without_masks_answers_nothing_of_such_a_plan(site: Site, at: int) -> None:
+    bare = dataclasses.replace(site, summing=None)
+    assert code(bare.answer(list(everything(site))[at])) == "no-masks"
+
+
+@pytest.mark.parametrize("kind", [Deal, Mask, Confirm, Unmask], ids=lambda one: one.__name__)
+def test_a_site_of_a_plan_without_secure_aggregation_takes_no_step(kind: type[Any]) -> None:
+    plain = tiny_plan(**SUMMED)
+    assert code(tiny_site("aachen", plain).answer(kind(envelope(plain), "train", PAPER))) == "not-in-plan"
+
+
+def test_what_is_offered_is_as_long_as_what_was_computed_and_says_nothing_else_of_it(site: Site) -> None:
+    for about, request in questions(site).items():
+        offer, computed = offer_in(site.answer(request)), site.computed(request)
+        if about == "train":
+            assert isinstance(computed, Update)
+            lengths, most = (computed.values.size, 4), peak(PLAN.aggregation.fixed_point)
+            assert offer.definition == computed.schema
+        else:
+            assert isinstance(computed, Measured)
+            lengths, most = (0, computed.counts.size), 0
+            assert offer.definition == computed.schema
+        assert ((offer.values, offer.counts), offer.peak, offer.weight) == (lengths, most, 1)
+
+
+def test_the_weight_that_is_offered_is_the_plan_s() -> None:
+    weights = dict(zip(NAMES, (3, 1, 1, 2), strict=True))
+    plan = masked_plan(aggregation__weights="public", aggregation__public_weights=weights)
+    for name in ("aachen", "drive"):
+        heavy = masked_site(name, plan, MEMBERS)
+        asked = Train(envelope(plan), heavy.workbench.initial_weights())
+        assert offer_in(heavy.answer(asked)).weight == weights[name]
+        counted = Evaluate(envelope(plan), heavy.workbench.initial_weights(), "validation")
+        assert offer_in(heavy.answer(counted)).weight == 1, "patients are counted once, whatever a site weighs"
+
+
+def test_loss_steps_saturation_and_time_are_in_the_sum_of_training_and_nowhere_else(site: Site) -> None:
+    assert site.summing is not None
+    kept: list[Any] = []
+    spy = dataclasses.replace(site, summing=Summing(_Seen(site.summing.party, kept), PLAN))  # type: ignore[arg-type]
+    spy.answer(questions(site)["train"])
+    computed = site.computed(questions(site)["train"])
+    assert isinstance(computed, Update)
+    (held,) = kept
+    assert np.array_equal(held.values, computed.values)
+    assert held.counts[:3].tolist() == [computed.loss_sum, computed.steps, computed.saturated]
+    assert 0 <= held.counts[3] < 60_000
+    assert held.counts.dtype == np.int64
+
+
+class _Seen:
+    """A party that a test may look into: what it is given to hide."""
+
+    def __init__(self, party: Any, kept: list[Any]) -> None:
+        self._party, self._kept = party, kept
+
+    def offer(self, context: Any, held: Any) -> Any:
+        self._kept.append(held)
+        return self._party.offer(context, held)
+
+
+def test_a_question_that_fails_is_refused_as_without_masks_and_leaves_no_session(site: Site) -> None:
+    fresh = masked_site("aachen", PLAN, MEMBERS)
+    short = np.zeros(3, np.float32)
+    refused = fresh.answer(Train(envelope(), short))
+    plain = tiny_plan(**(SUMMED | OWN))
+    assert code(refused) == code(tiny_site("aachen", plain).answer(Train(envelope(plain), short)))
+    assert code(fresh.answer(Deal(envelope(), "train", _offers(site)))) == "session-unknown"
+
+
+def _offers(site: Site) -> Any:
+    from shared.secure.papers import Offers
+
+    own = offer_in(site.answer(questions(site)["train"]))
+    return np.frombuffer(Offers(bits=26, offers=(own,)).to_bytes(), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"plan_digest": "0" * 64}, "plan-digest"), ({"round": 9}, "round"), ({"protocol": 9}, "protocol")],
+    ids=["plan", "round", "protocol"],
+)
+def test_steps_are_of_the_plan_the_rounds_and_the_protocol_or_refused(
+    site: Site, change: dict[str, Any], expected: str
+) -> None:
+    asked = dataclasses.replace(envelope(), **change)
+    for kind in (Deal, Mask, Confirm, Unmask):
+        assert code(site.answer(kind(asked, "train", PAPER))) == expected
+
+
+@pytest.mark.parametrize("kind", [Deal, Mask, Confirm, Unmask], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\x00", b"[" * 9000], ids=["none", "cut", "noise", "deep"])
+def test_a_step_without_a_paper_is_refused_and_does_not_end_the_session(
+    site: Site, kind: type[Any], content: bytes
+) -> None:
+    before = offer_in(site.answer(questions(site)["train"]))
+    assert code(site.answer(kind(envelope(), "train", np.frombuffer(content, np.uint8)))) == "paper-form"
+    assert offer_in(site.answer(questions(site)["train"])) == before
+
+
+def test_what_is_no_part_of_a_sum_is_refused_should_a_plan_ever_ask(site: Site) -> None:
+    assert site.summing is not None
+    shared = Shared(np.zeros(3, np.float32), "ab" * 32)
+    masked = Masked(PAPER, 16, 1, 0)
+    for reply in (shared, masked, Offered(PAPER)):
+        with pytest.raises(ProtocolError) as caught:
+            site.summing.held(questions(site)["train"], reply)
+        assert caught.value.code == "not-in-plan"
+    for odd in (Share(envelope()), Hello(envelope())):
+        with pytest.raises(ProtocolError):
+            site.summing.held(odd, Measured(np.zeros(2, np.int64), "ab" * 32))
