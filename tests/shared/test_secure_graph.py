@@ -193,6 +193,23 @@ def test_the_degree_is_the_least_that_keeps_to_what_was_asked(sites: int, chosen
     assert min(below) > assumed.failure_log2
 
 
+@pytest.mark.parametrize(("chosen_by", "expected"), [("coordinator", (4, 4)), ("chance", (2, 2))])
+def test_where_nobody_colludes_or_drops_the_smallest_ring_serves(chosen_by: str, expected: tuple[int, int]) -> None:
+    """Two neighbours are a bare majority each, so a coordinator who chooses takes four."""
+    assert degree_for(100, Assumed(0, 0, chosen_by=chosen_by)) == expected  # type: ignore[arg-type]
+
+
+def test_of_numbers_of_shares_that_are_as_good_the_highest_is_taken() -> None:
+    """Of 100 sites four collude and none drops out: five shares are beyond them, and six are there as surely."""
+    assumed = Assumed(0.04, 0, chosen_by="chance")
+    assert failure_log2(100, 6, 5, assumed) == failure_log2(100, 6, 6, assumed) == -math.inf
+    assert degree_for(100, assumed) == (6, 6)
+
+
+def test_who_says_nothing_else_gets_the_cautious_assumptions() -> None:
+    assert Assumed(0.1, 0.1) == Assumed(0.1, 0.1, failure_log2=-40, tries_log2=40, chosen_by="coordinator")
+
+
 @given(st.integers(2, 300), st.floats(0, 0.3), st.floats(0, 0.3))
 def test_shares_needed_are_a_majority_of_those_dealt(sites: int, colluding: float, dropping: float) -> None:
     degree, shares = degree_for(sites, Assumed(colluding, dropping))
@@ -245,6 +262,18 @@ def test_both_kinds_of_failure_count_and_a_coordinator_that_chooses_is_worse_tha
     assert both > failure_log2(200, 40, 31, replace(ONE_TRY, chosen_by="chance"))
 
 
+@pytest.mark.parametrize(("colluding", "dropping"), [(24, 0), (12, 6)])
+def test_under_chance_all_three_failures_count_and_either_kind_of_site_is_gone(colluding: int, dropping: int) -> None:
+    """Of 80 sites with 8 neighbours, against scipy for the tails."""
+    assumed = replace(NOBODY, colluding=colluding / 80, dropping=dropping / 80, chosen_by="chance")
+    short = 80 * stats.hypergeom.sf(8 - 7, 79, dropping, 8)
+    known = (80 - colluding) * stats.hypergeom.sf(7 - 1, 79, colluding, 8)
+    gone = colluding + dropping
+    apart = 80 * 71 / 2 * math.comb(70, gone - 8) / math.comb(80, gone)
+    assert 2 ** failure_log2(80, 8, 7, assumed) == pytest.approx(min(1, short + known + apart), rel=1e-9)
+    assert apart > 1e-3 * min(1, short + known)
+
+
 @given(st.integers(66, 150), st.integers(2, 40), st.integers(2, 40), st.floats(0, 0.4), st.floats(0, 0.4))
 def test_more_bad_sites_never_make_failure_less_likely(
     sites: int, degree: int, shares: int, bad: float, gone: float
@@ -255,8 +284,8 @@ def test_more_bad_sites_never_make_failure_less_likely(
 
 
 def test_fractions_are_rounded_up_and_binary_dust_is_not() -> None:
-    """0.1 * 70 is 7.000000000000001 in binary."""
-    assert Assumed(0.1, 0.1).numbers(70) == (7, 7)
+    """0.07 * 100 is 7.000000000000001 in binary."""
+    assert Assumed(0.07, 0.1).numbers(100) == (7, 10)
     assert Assumed(0.1, 0.1).numbers(71) == (8, 8)
     assert Assumed(0.0, 0.2).numbers(3) == (0, 1)
 
