@@ -11,7 +11,7 @@ Loss, steps, saturated parameters and milliseconds of training are counts, and g
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,6 +55,7 @@ class Summing:
 
     party: Party
     plan: Plan
+    _took: dict[Context, int] = field(default_factory=dict, init=False, repr=False)
 
     def held(self, request: Request, reply: Reply) -> Reply:
         """What leaves in answer to ``request``; ``reply`` is kept where it is a part of a sum."""
@@ -62,7 +63,7 @@ class Summing:
             case Welcome() | Refusal():
                 return reply
             case Update():
-                held = self._update(reply)
+                held = self._update(_context(request.envelope, _about(request)), reply)
             case Measured():
                 held = Held(np.zeros(0, np.int32), reply.counts, 1, 0, reply.schema)
             case _:
@@ -86,8 +87,9 @@ class Summing:
             case Unmask():
                 return Revealed(_content(party.unmask(context, Unmasking.from_bytes(content)).to_bytes()))
 
-    def _update(self, update: Update) -> Held:
-        milliseconds = round(update.seconds * _MILLISECONDS)
+    def _update(self, context: Context, update: Update) -> Held:
+        # Asked again, a site trains again: the time of the first lets the same answer be the same offer.
+        milliseconds = self._took.setdefault(context, round(update.seconds * _MILLISECONDS))
         counts = np.array([update.loss_sum, update.steps, update.saturated, milliseconds], np.int64)
         return Held(update.values, counts, update.weight, peak(self.plan.aggregation.fixed_point), update.schema)
 

@@ -283,7 +283,15 @@ def test_a_site_masks_with_each_neighbour_that_dealt_or_not_at_all() -> None:
     """Else the coordinator would choose with whom: with none but those who obey it."""
     sum_ = until("deal")
     received, other = sum_.round.received(VICTIM), sum_.round.received(LIAR)
-    for dealt in (received.dealt[1:], (), (*received.dealt, received.dealt[0]), other.dealt):
+    addressed = received.dealt[0].model_copy(update={"holder": LIAR})
+    false = (
+        received.dealt[1:],
+        (),
+        (*received.dealt, received.dealt[0]),
+        other.dealt,
+        (addressed, *received.dealt[1:]),
+    )
+    for dealt in false:
         cut = received.model_copy(update={"dealt": dealt})
         assert code_of(lambda cut=cut: sum_.parties[VICTIM].mask(CONTEXT, cut)) == "shares-dealt"  # type: ignore[misc]
 

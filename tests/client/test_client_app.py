@@ -13,10 +13,13 @@ from server.app import _KINDS
 from shared.errors import SiteDataError
 from shared.message_bytes import reply_from_bytes, reply_to_bytes, request_from_bytes, request_to_bytes
 from shared.messages import (
+    Confirm,
     Cross,
+    Deal,
     Envelope,
     Evaluate,
     Hello,
+    Mask,
     Measured,
     Personalise,
     Refusal,
@@ -24,6 +27,7 @@ from shared.messages import (
     Request,
     Share,
     Train,
+    Unmask,
 )
 from shared.parcels import Parcel
 from shared.wire import parcel_from_record, parcel_to_record
@@ -37,6 +41,7 @@ REQUESTS: list[Request] = [
     Personalise(ENVELOPE, WEIGHTS, "test"),
     Share(ENVELOPE),
     Cross(ENVELOPE, WEIGHTS, "bergen"),
+    *(step(ENVELOPE, "train", np.ones(3, np.uint8)) for step in (Deal, Mask, Confirm, Unmask)),
 ]
 
 

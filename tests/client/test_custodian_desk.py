@@ -31,7 +31,6 @@ from shared.messages import (
 from shared.parcels import Parcel
 from shared.trust.documents import stamp
 
-
 STEPS: tuple[type[Any], ...] = (Deal, Mask, Confirm, Unmask)
 
 

@@ -5,11 +5,13 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
-from deciding_hospital import DATASET, NOW, PRIVATE, RUN, Hospital, measure, plan_of, train
+from deciding_hospital import DATASET, NOW, PILOT, PRIVATE, RUN, Hospital, measure, plan_of, train
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from small_trust import code_of
+from summed import key_of
 
 from client.commands import approve
 from client.commands.approve import Wanted
@@ -18,9 +20,29 @@ from client.custodian.wiring import Custodian, custodian
 from client.governance import approvals, receipts
 from client.governance.audit import verify
 from client.governance.receipts import Allowance
-from shared.messages import Envelope, Hello, Personalise, Refusal, Update, Welcome
+from client.secure.party import Identity, Party
+from client.secure.released import Remembered
+from server.secure.round import SumRound
+from shared.messages import (
+    Confirm,
+    Deal,
+    Envelope,
+    Evaluate,
+    Hello,
+    Mask,
+    Personalise,
+    Refusal,
+    Unmask,
+    Update,
+    Welcome,
+)
 from shared.parcels import Parcel
 from shared.privacy.terms import statistics_terms, terms_for
+from shared.secure import threshold
+from shared.secure.context import Context
+from shared.secure.entropy import seeded
+from shared.secure.held import Held, Shape
+from shared.secure.papers import Confirmation, Dealing, Offer, Offers, Revelation
 from shared.trust.orders import open_order
 
 HOUR = timedelta(hours=1)
@@ -31,6 +53,7 @@ class Desk:
 
     def __init__(self, folder: Any, **changes: Any) -> None:
         self.hospital, self.plan, self.now = Hospital(folder), plan_of(**changes), NOW
+        self.hospital.policy(PILOT.replace('"site"', '"site", "sum"'))
         wanted = Wanted(self.hospital.signed(self.plan), folder, DATASET, 3)
         offer = approve.offered(self.hospital.site, wanted)
         approve.approve(self.hospital.site, offer, "maria", lambda: NOW)
@@ -120,6 +143,125 @@ def test_private_statistics_say_their_own_noise_and_their_own_patients_cost(tmp_
     assert line["figures"]["noise_multiplier"] == terms.noise_multiplier
     assert "clip_norm" not in line["figures"]
     assert line["figures"]["epsilon"] == pytest.approx(google(1, 1.0, terms.noise_multiplier), rel=0.01)
+
+
+SECURE: dict[str, Any] = {
+    "aggregation": {"weights": "equal", "fixed_point": {"bits": 24}},
+    "evaluation": {"every": 1, "release": "sum"},
+    "secure_aggregation": {"enabled": True},
+}
+
+
+class Sum:
+    """A sum of two: the hospital through its custodian, and bergen as a party in memory."""
+
+    def __init__(self, desk: Desk, question: Any) -> None:
+        self.desk, self.question = desk, question
+        self.about: Any = question.split if isinstance(question, Evaluate) else "train"
+        keys = {"aachen": desk.hospital.site.signing_key(), "bergen": desk.hospital.neighbour.key}
+        self.members = {name: key.verify_key for name, key in keys.items()}
+
+    def step(self, kind: Any, paper: Any) -> Any:
+        content = np.frombuffer(paper.to_bytes(), np.uint8)
+        return self.desk.ask(kind(self.question.envelope, self.about, content))[0]
+
+    def run(self) -> Any:
+        """All steps; gives the unmasked sum."""
+        asked, desk = self.question.envelope, self.desk
+        context = Context(asked.plan_digest, asked.run, asked.round, self.about)
+        own = Offer.from_bytes(desk.ask(self.question)[0].content.tobytes())
+        rule = threshold.rule(desk.plan.secure_aggregation)
+        sums = SumRound(context, rule, self.members, Shape.of(own))
+        zeros = Held(
+            np.zeros(own.values, np.int32), np.zeros(own.counts, np.int64), own.weight, own.peak, own.definition
+        )
+        identity = Identity("bergen", desk.hospital.neighbour.key)
+        other = Party(identity, lambda: self.members, rule, Remembered(), seeded(b"bergen"))
+        sums.offer("aachen", own)
+        sums.offer("bergen", other.offer(context, zeros))
+        sums.dealt("aachen", Dealing.from_bytes(self.step(Deal, sums.offers()).content.tobytes()))
+        sums.dealt("bergen", other.deal(context, sums.offers()))
+        for site, masked in (
+            ("aachen", lambda: self.step(Mask, sums.received("aachen"))),
+            ("bergen", lambda: other.mask(context, sums.received("bergen"))),
+        ):
+            sums.masked(site, masked())
+        sums.confirmed("aachen", Confirmation.from_bytes(self.step(Confirm, sums.survivors()).content.tobytes()))
+        sums.confirmed("bergen", other.confirm(context, sums.survivors()))
+        sums.revealed("aachen", Revelation.from_bytes(self.step(Unmask, sums.unmasking()).content.tobytes()))
+        sums.revealed("bergen", other.unmask(context, sums.unmasking()))
+        return sums.total()
+
+
+LEAVES = ("offered", "dealt", "masked", "confirmed", "revealed")
+
+
+def test_each_step_of_a_sum_has_a_line_and_masked_numbers_are_counted_where_they_leave(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **SECURE)
+    summed = Sum(desk, train(desk.plan)).run()
+    (lines,) = zip(*(desk.lines(f"leaves-{name}") for name in LEAVES), strict=True)
+    assert [line["event"] for line in lines] == [f"leaves-{name}" for name in LEAVES]
+    for line in lines:
+        assert line["counts"]["round"] == 1
+        assert line["counts"]["tensors"] == (1 if line["event"] == "leaves-masked" else 0)
+        assert line["digests"]["run"] == RUN
+        assert not [name for name in line["counts"] if name.startswith("split.")]
+        assert "figures" not in line
+    assert lines[2]["counts"]["values"] == summed.values.size + summed.counts.size
+    assert lines[2]["counts"]["bits"] == 25, "two answers of 24 bits"
+    assert desk.lines("leaves-update") == desk.lines("leaves-measured") == []
+
+
+def test_statistics_under_masks_say_of_whose_patients_they_are_at_every_step(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **SECURE)
+    assert Sum(desk, measure(desk.plan, "validation", 1)).run().counts.size
+    for name in LEAVES:
+        (line,) = desk.lines(f"leaves-{name}")
+        assert line["counts"]["split.validation"] == 1
+
+
+def test_noise_is_said_where_noised_numbers_leave_and_nowhere_else(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **(PRIVATE | SECURE | {"evaluation": {"every": 1, "release": "dp"}}))
+    Sum(desk, train(desk.plan)).run()
+    terms = terms_for(desk.plan, "aachen")
+    (line,) = desk.lines("leaves-masked")
+    assert (line["figures"]["noise_multiplier"], line["figures"]["clip_norm"]) == (terms.noise_multiplier, 0.5)
+    expected = google(terms.steps_per_round, terms.sampling_rate, terms.noise_multiplier)
+    assert line["figures"]["epsilon"] == pytest.approx(expected, rel=0.01)
+    for name in ("dealt", "confirmed", "revealed"):
+        (line,) = desk.lines(f"leaves-{name}")
+        assert "figures" not in line
+
+
+def test_noised_statistics_under_masks_say_their_own_noise(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **(PRIVATE | SECURE | {"evaluation": {"every": 1, "release": "dp"}}))
+    Sum(desk, measure(desk.plan, "test", 3)).run()
+    (line,) = desk.lines("leaves-masked")
+    terms = statistics_terms(desk.plan, "test")
+    assert line["figures"]["noise_multiplier"] == terms.noise_multiplier
+    assert "clip_norm" not in line["figures"]
+    assert line["figures"]["epsilon"] == pytest.approx(google(1, 1.0, terms.noise_multiplier), rel=0.01)
+
+
+def test_a_step_that_is_refused_has_its_own_line(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **SECURE)
+    asked = measure(desk.plan, "test", 3).envelope
+    refused, _ = desk.ask(Unmask(asked, "test", np.zeros(2, np.uint8)))
+    assert isinstance(refused, Refusal)
+    (line,) = desk.lines("refused-unmask")
+    assert line["counts"] == {f"code.{refused.code}": 1, "round": 3, "split.test": 1}
+
+
+def test_masks_are_agreed_on_with_the_sites_of_the_roster_and_with_no_stranger(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, **SECURE)
+    context = Context(desk.plan.digest(), RUN, 1, "train")
+    own = Offer.from_bytes(desk.ask(train(desk.plan))[0].content.tobytes())
+    held = Held(np.zeros(own.values, np.int32), np.zeros(own.counts, np.int64), own.weight, own.peak, own.definition)
+    rule = threshold.rule(desk.plan.secure_aggregation)
+    zagreb = Party(Identity("zagreb", key_of("zagreb")), dict, rule, Remembered(), seeded(b"z")).offer(context, held)
+    refused = Sum(desk, train(desk.plan)).step(Deal, Offers(bits=25, offers=(own, zagreb)))
+    assert isinstance(refused, Refusal)
+    assert refused.code == "offer-unknown-site"
 
 
 def test_what_is_withdrawn_before_it_leaves_does_not_leave(tmp_path: Any) -> None:

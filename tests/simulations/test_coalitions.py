@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from masked_federation import masked_plan
 from tiny_federation import SITES, MemoryFleet, coordinate, tiny_data, tiny_plan
 
 from client.site import Site
@@ -163,6 +164,15 @@ def test_a_coalition_of_a_private_plan_is_trained_without_protection_and_never_a
     short = shortened(plan, 2)
     assert short.privacy.unit == "none"
     assert short.evaluation.release == "sum"
+
+
+def test_a_coalition_of_a_plan_with_masks_is_trained_without_them_though_it_has_one_site() -> None:
+    plan = masked_plan(secure_aggregation__threshold=3)
+    short = shortened(plan, 1)
+    assert plan.secure_aggregation.enabled
+    assert not short.secure_aggregation.enabled
+    assert short.secure_aggregation.threshold is None
+    assert short.aggregation.fixed_point == plan.aggregation.fixed_point
 
 
 def test_personal_models_are_not_trained_for_a_coalition() -> None:

@@ -58,6 +58,21 @@ def test_a_lesson_has_nothing_private_and_keeps_what_decides_the_network_and_its
     assert taught.data.classes == FINDINGS
 
 
+def test_a_lesson_is_not_masked_though_the_plan_is_and_can_be_written_and_read_again() -> None:
+    """It has one site, which makes its images itself."""
+    sums = {"enabled": True, "threshold": 3}
+    plan = plan_for(
+        {"name": "cnn", "channels": [4, 8]},
+        secure_aggregation=sums,
+        evaluation={"release": "sum"},
+        aggregation={"weights": "equal", "fixed_point": {"bits": 24}},
+    )
+    taught = lesson(plan, curriculum_for(plan), 3, 50)
+    assert plan.secure_aggregation.enabled
+    assert not taught.secure_aggregation.enabled
+    assert from_document(taught.model_dump(mode="json", exclude_none=True)) == taught
+
+
 def test_every_curriculum_gives_images_of_its_modality() -> None:
     for (task, modality), curriculum in CURRICULA.items():
         example = curriculum.generate(0, 0)

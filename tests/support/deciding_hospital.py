@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -103,6 +103,7 @@ class Hospital:
     folder: Path
     lead: SigningKey = field(default_factory=SigningKey.generate)
     run_key: SigningKey = field(default_factory=SigningKey.generate)
+    neighbour: Member = field(default_factory=partial(Member, "bergen"))
 
     def __post_init__(self) -> None:
         shutil.copytree(_frozen(), self.folder / "s")
@@ -120,7 +121,7 @@ class Hospital:
         enrolment.request(self.site, NOW)
         node = node_keys.public_pem(node_keys.load(self.site.path / KEYS / "node.pem"))
         identity = self.site.signing_key().verify_key.hex()
-        entries = [Entry(site="aachen", identity=identity, node=node), Member("bergen").entry]
+        entries = [Entry(site="aachen", identity=identity, node=node), self.neighbour.entry]
         found = rosters.first("squares-of-europe", NOW)
         for entry in entries:
             found = rosters.with_site(found, entry, NOW)
