@@ -27,6 +27,7 @@ import evaluation
 import figures
 import ingest
 import private_step
+import secure
 import simulated
 from bench import CORES, FULL, QUICK, Bench, Scale
 from processes import HERE, ArmError
@@ -51,10 +52,12 @@ SECTIONS = {
     "private": private_step.private,
     "evaluation": evaluation.evaluation,
     "start-up": figures.start_up,
+    "secure-small": secure.small,
     "deployed": deployed.deployed,
+    "secure": secure.secure,
 }
-ON_REQUEST = ("deployed",)
-"""Sections that take minutes for one figure: ``--only`` runs them."""
+ON_REQUEST = ("deployed", "secure")
+"""Sections that take minutes: ``--only`` runs them."""
 PAGE = HERE.parent / "docs" / "performance.md"
 _FORMAT = "consilium-benchmarks-1"
 _PACKAGES = ("consilium", "torch", "numpy", "flwr")

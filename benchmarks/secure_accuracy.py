@@ -39,7 +39,7 @@ RANGES = {"breast": 2.0**-6, "retina": 2.0**-4, "demo": 2.0**-4}
 """Local steps times learning rate, which bounds what Adam changes but for decay and luck, up to a power of two."""
 _SHORT = {
     "breast": ("plan.rounds=40", "preprocessing.size=[64, 64]", "aggregation.weights=equal"),
-    "retina": ("plan.rounds=30", "preprocessing.size=[256, 256]"),
+    "retina": ("plan.rounds=12", "preprocessing.size=[256, 256]"),
     "demo": ("plan.rounds=10", "scenario.doctor_pages=false"),
 }
 _ALL = ("evaluation.every=1000", "evaluation.release=sum", "personalisation.steps=1")

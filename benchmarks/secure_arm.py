@@ -53,10 +53,10 @@ from shared.messages import (
     Update,
 )
 from shared.plan import FixedPoint
-from shared.plan_protection import SecureAggregation
 from shared.secure import masks
 from shared.secure.context import Context
 from shared.secure.held import Held, Shape
+from shared.secure.holders import Threshold
 from shared.secure.papers import (
     Confirmation,
     Dealing,
@@ -68,7 +68,6 @@ from shared.secure.papers import (
     Survivors,
     Unmasking,
 )
-from shared.secure.threshold import rule
 
 COORDINATOR = "coordinator"
 CONTEXT = Context("ab" * 32, "benchmark", 1, "train")
@@ -78,6 +77,8 @@ _COUNTS = 4
 _SPREAD = 0.25
 """Standard deviation of the changes, in ranges: few are clipped."""
 _KEY_BYTES = 32
+_HAD = 16
+"""Vectors of the network's length that are in use at once, about."""
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -190,7 +191,7 @@ class Branch:
     def _confirm(self, site: str, before: steps.HasMasked, key: SigningKey) -> steps.HasConfirmed:
         paper = self.ledger.of(COORDINATOR, lambda: _content(self.sums.survivors()))
         asked = _paper(Survivors, self.ledger.asked(site, Confirm(ENVELOPE, "train", paper)))
-        after, said = self.ledger.of(site, steps.confirm, before, asked.survivors, key)
+        after, said = self.ledger.of(site, steps.confirm, before, asked, key)
         reply = self.ledger.sent(site, Confirmed(_content(said)))
         self.ledger.of(COORDINATOR, lambda: self.sums.confirmed(site, _paper(Confirmation, reply)))
         return after
@@ -232,7 +233,7 @@ class Sites:
         self.keys = {name: SigningKey.generate() for name in names}
         self.members = {name: key.verify_key for name, key in self.keys.items()}
         self._dealt: dict[str, steps.HasDealt] = {}
-        self._threshold = rule(SecureAggregation(enabled=True))
+        self._threshold = Threshold()
 
     @property
     def _ledgers(self) -> list[Ledger]:
@@ -259,7 +260,9 @@ class Sites:
         """One site's masked answer, to every branch that it has not dropped out of."""
         before = replace(self._dealt.pop(name), held=held)
         request = self._ask(name, lambda sums: Mask(ENVELOPE, "train", _content(sums.received(name))))
-        after, reply = charge(self._ledgers, name, lambda: steps.mask(before, _paper(Received, request)))
+        after, reply = charge(
+            self._ledgers, name, lambda: steps.mask(before, _paper(Received, request), self.keys[name])
+        )
         self._send(name, reply, lambda sums, arrived: sums.masked(name, arrived))
         return after
 
@@ -298,6 +301,7 @@ class Sites:
 
 def sums(sites: int, length: int, bits: int, dropped: Sequence[int]) -> dict[str, Any]:
     """Figures of one federation: without masks both ways, and under masks for each number of sites in ``dropped``."""
+    _as_in_the_second_round(length)
     fixed_point = FixedPoint(range=1.0, bits=bits)
     names = [f"site-{number:03}" for number in range(sites)]
     branches: list[Branch] = []
@@ -321,6 +325,11 @@ def sums(sites: int, length: int, bits: int, dropped: Sequence[int]) -> dict[str
         "masked": [branch.finish(masked) for branch in branches],
         "model_bytes": len(request_to_bytes(Train(ENVELOPE, np.zeros(length, np.float32)))),
     }
+
+
+def _as_in_the_second_round(length: int) -> None:
+    """Have the memory that all sides use: its first use would be charged to whoever comes first."""
+    _ = [np.ones(length, np.float32) for _ in range(_HAD)]
 
 
 def changes(names: Sequence[Name], length: int) -> Iterator[tuple[Name, Reals]]:

@@ -91,7 +91,7 @@ class Handed:
 def sums(sites: int, length: int, dropped: int) -> dict[str, float]:
     """Figures of one round, as ``secure_arm.Ledger.summary`` has them."""
     nodes = range(1, sites + 1)
-    drawn = {node: change.copy() for node, change in changes(list(nodes), length)}
+    drawn = dict(changes(list(nodes), length))
     left = nodes[: sites - dropped]
     grid, context = Handed(drawn, set(nodes) - set(left)), _legacy(nodes, length)
     TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, SERVER, 1

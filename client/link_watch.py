@@ -3,16 +3,22 @@
 Promises
 - Every way in which a SuperNode ends has a status that says what to do about it (``Ending``).
 - Nothing is guessed from Flower's exit status: it is 1 for every failure, and 0 after some (1.41).
+- A link that broke is tried again within ``LONGEST_PAUSE_S``, also where it broke during a handshake; Flower would wait
+  up to 20 s, and end at the handshake, with the replies that it still had to send. So is the sign of life without which
+  the coordinator sends a node nothing.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Generator
 from enum import IntEnum
 from typing import Any, NoReturn
 
 import httpx
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.retry import RetryInvoker, exponential, make_simple_http_retry_invoker
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
@@ -20,6 +26,8 @@ from shared.link import CLOCK, NOT_ENROLLED, SUSPENDED
 
 SESSION_OPEN = 2004
 """Flower's code where the node's old session has not ended yet (its exit code is 305)."""
+LONGEST_PAUSE_S = 5
+"""Between two attempts to reach the coordinator."""
 
 
 class Ending(IntEnum):
@@ -95,7 +103,7 @@ class Watch:
             self.turned_away(said)
         elif code == SESSION_OPEN:
             self.sentence = "the coordinator still holds this node's last session open (Flower 305)"
-        elif any(word in message.lower() for word in _BROKEN):
+        elif _broke(message):
             self.sentence = "the connection to the coordinator broke while it was opened"
         elif any(word in message.lower() for word in ("certificate", "ssl", "tls")):
             self.ending, self.sentence = Ending.CERTIFICATE, "the coordinator's certificate does not verify"
@@ -106,6 +114,42 @@ class Watch:
         """Somebody asked this process to end."""
         if self.ending is not Ending.NOT_ADMITTED:
             self.ending, self.sentence = Ending.STOPPED, "stopped"
+
+
+def try_soon() -> None:
+    """Make Flower's connection in this process as patient as the promise above says, and no more."""
+    flower: Any = fleet_http_connection
+    flower.make_simple_http_retry_invoker = _retrying
+    flower.HeartbeatSender = _beating
+
+
+def _retrying() -> RetryInvoker:
+    invoker = make_simple_http_retry_invoker()
+    flowers = invoker.should_giveup
+
+    def gives_up(error: Exception) -> bool:
+        # Flower takes every error of OpenSSL for a certificate's.
+        if isinstance(error, httpx.TransportError) and _broke(str(error)):
+            return False
+        return flowers is not None and flowers(error)
+
+    invoker.wait_gen_factory, invoker.should_giveup = _pauses, gives_up
+    return invoker
+
+
+def _beating(beat: Callable[[], bool]) -> HeartbeatSender:
+    sender = HeartbeatSender(beat)
+    flower: Any = sender
+    flower._retry_invoker.wait_gen_factory = _pauses  # noqa: SLF001 - it can be told nowhere else
+    return sender
+
+
+def _pauses() -> Generator[float, None, None]:
+    return exponential(max_delay=LONGEST_PAUSE_S)
+
+
+def _broke(message: str) -> bool:
+    return any(word in message.lower() for word in _BROKEN)
 
 
 def _detail(response: httpx.Response) -> str:

@@ -50,7 +50,7 @@ from flwr.supernode.nodestate import NodeStateFactory
 from httpx import _decoders
 
 from client import bundle_guard
-from client.link_watch import Ending, Watch
+from client.link_watch import Ending, Watch, try_soon
 from shared.bundle import bundle_sha256
 from shared.crypto import node_keys
 from shared.durable import replace_file
@@ -122,6 +122,7 @@ def run(settings: NodeSettings) -> Watch:
     """Serve until told to stop or turned away; Flower's variables must be in this process's environment already."""
     watch = Watch()
     watch.install()
+    try_soon()
     _ask_often()
     _unpack_nothing()
     session = settings.run / "session.json"

@@ -57,7 +57,9 @@ from server.secure.round import Summed
 from shared.admission import fingerprint_of
 from shared.errors import ConsiliumError, RunError
 from shared.evaluation.explanations import Measuring
+from shared.fixed_point import peak
 from shared.messages import Cross, Envelope, Evaluate, Hello, Personalise, Reply, Request, Share, Train
+from shared.secure.ring import bits_for
 
 ROUNDS = "rounds.jsonl"
 _MEASURED: dict[Phase, Measuring] = {Phase.MEASURING: "validation", Phase.TESTING: "final"}
@@ -234,6 +236,7 @@ class Coordinator:
         match intake:
             case Admission():
                 self._weights, self._outcome.refused = intake.weights, closed.missing
+                self._require_room()
             case Updates():
                 self._keep_updates(closed.round, closed.answered, dict(closed.missing), intake.total())
                 self._outcome.training_s += intake.training_s
@@ -243,6 +246,12 @@ class Coordinator:
                 self._outcome.crossed.shared(intake, self._state.admitted, dict(closed.missing))
             case _:
                 self._keep_masked(closed)
+
+    def _require_room(self) -> None:
+        """Refuse before anybody trains what could not be added up under masks; raises ``PlanError`` ("ring")."""
+        plan = self._setup.plan
+        if plan.secure_aggregation.enabled and self._weights:
+            bits_for(peak(plan.aggregation.fixed_point), sum(self._weights.values()))
 
     def _keep_updates(self, number: int, sites: Collection[str], missing: dict[str, str], total: Total) -> None:
         participation = Participation(number, tuple(sorted(sites)), dict(self._outcome.refused) | missing)

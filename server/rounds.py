@@ -223,7 +223,7 @@ def _summed(close: Callable[[State], State]) -> Callable[[State], State]:
     def transition(state: State) -> State:
         if not state.shape.secure.enabled:
             return close(state)
-        least = needed(state.shape.secure, len(state.answered))
+        least = needed(state.shape.secure, state.shape.quorum, len(state.answered))
         return _go_on_summing(replace(state, about=state.phase, needed=least, summed=frozenset()), Phase.DEALING)
 
     return transition

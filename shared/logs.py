@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 LARGEST = 10 << 20
+EVENTS = "events.jsonl"
+"""File in the folder of logs, of a site and of a federation."""
 
 _NAME = re.compile(r"(?=.*[a-z])[a-z0-9][a-z0-9._-]{0,62}")
 """With a letter: dates and numbers of patients are no names."""
@@ -77,6 +79,11 @@ class Log:
             os.write(descriptor, written)
         finally:
             os.close(descriptor)
+
+
+def utc_now() -> datetime:
+    """The time, for processes; tests have clocks of their own."""
+    return datetime.now(UTC)
 
 
 def line(now: datetime, process: str, event: str, fields: Mapping[str, Value]) -> bytes:

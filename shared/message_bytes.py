@@ -114,7 +114,7 @@ _REPLIES = {
     "shared": _Form(Shared, {"schema": str}, "weights"),
     "offered": _Form(Offered, {}, "content"),
     "dealt": _Form(Dealt, {}, "content"),
-    "masked": _Form(Masked, {"bits": int, "counts": int, "values": int}, "content"),
+    "masked": _Form(Masked, {"bits": int, "counts": int, "signature": str, "values": int}, "content"),
     "confirmed": _Form(Confirmed, {}, "content"),
     "revealed": _Form(Revealed, {}, "content"),
     "refusal": _Form(Refusal, {"code": str, "hint": str, "sentence": str}),

@@ -221,12 +221,14 @@ class Masked:
         bits: width of the ring of the values.
         values: how many.
         counts: how many.
+        signature: this site's, in hexadecimal digits, over the dealers that it was told (``papers.Received``).
     """
 
     content: Bytes
     bits: int
     values: int
     counts: int
+    signature: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

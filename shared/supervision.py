@@ -23,11 +23,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 from shared.errors import ConsiliumError
+from shared.logs import Log
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S, HEALTHY_S, GRACE_S = 0.5, 60.0, 60.0, 10.0
 LARGEST_LOG = 10 << 20
@@ -91,6 +93,18 @@ class News:
     kind: Literal["started", "ready", "ended", "stopped"]
     sentence: str
     code: int | None = None
+
+
+def noting(log: Log, tell: Callable[[News], None]) -> Callable[[News], None]:
+    """``tell``, after a line in ``log``; a full disk costs the line and stops nothing."""
+
+    def both(news: News) -> None:
+        ended = {} if news.code is None else {"exit": news.code}
+        with suppress(OSError):
+            log.say(f"program-{news.kind}", program=news.program, **ended)
+        tell(news)
+
+    return both
 
 
 @dataclass

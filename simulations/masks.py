@@ -29,7 +29,7 @@ def masking(plan: Plan, specs: tuple[SiteSpec, ...]) -> Mapping[str, Summing]:
     """What masks the answers of each site; nothing where the plan has no secure aggregation."""
     if not plan.secure_aggregation.enabled:
         return {}
-    members, agreed = identities(specs), rule(plan.secure_aggregation)
+    members, agreed = identities(specs), rule(plan.secure_aggregation, plan.participation.quorum)
     return {
         spec.name: Summing(
             Party(Identity(spec.name, _key(spec)), lambda: members, agreed, Remembered(), os.urandom), plan

@@ -110,7 +110,7 @@ def _seen(plan: Plan, sites: int) -> str:
     """Whether the coordinator can read what this site sends."""
     if not plan.secure_aggregation.enabled:
         return "by the coordinator, number by number"
-    least = needed(plan.secure_aggregation, sites)
+    least = needed(plan.secure_aggregation, plan.participation.quorum, sites)
     colluding = max(tolerated(least, sites), 0)
     return (
         f"under masks: the coordinator reads sums over {least} sites or more, and nothing of this site alone, as "

@@ -20,7 +20,8 @@ from client.site_folder import SiteFolder
 from shared.durable import held
 from shared.environment import settings
 from shared.errors import SiteDataError
-from shared.supervision import Command, Meaning, News, Program, Supervisor
+from shared.logs import EVENTS, Log, utc_now
+from shared.supervision import Command, Meaning, News, Program, Supervisor, noting
 
 CUSTODIAN, SUPERNODE = "custodian", "supernode"
 LOGS, RUN = "log", "run"
@@ -65,7 +66,7 @@ def supervisor(site: SiteFolder, inherited: Mapping[str, str], tell: Callable[[N
             Program(CUSTODIAN, custodian, logs / f"{CUSTODIAN}.log", _ENDED_A_JOB, _listening(root / RUN)),
             Program(SUPERNODE, supernode, logs / f"{SUPERNODE}.log", _MEANINGS),
         ),
-        tell,
+        noting(Log(logs / EVENTS, "start", utc_now), tell),
     )
 
 

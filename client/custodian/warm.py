@@ -116,8 +116,8 @@ def _summing(folder: SiteFolder, opening: Opening) -> Summing | None:
     if not settings.enabled:
         return None
     identity = Identity(folder.settings.site.name, folder.signing_key())
-    party = Party(identity, partial(_members, folder), rule(settings), Notes(opening.folder / SUMS), os.urandom)
-    return Summing(party, opening.plan)
+    agreed, notes = rule(settings, opening.plan.participation.quorum), Notes(opening.folder / SUMS)
+    return Summing(Party(identity, partial(_members, folder), agreed, notes, os.urandom), opening.plan)
 
 
 def _members(folder: SiteFolder) -> dict[str, VerifyKey]:

@@ -23,6 +23,7 @@ neighbours-few        too few holders of this site's own secrets are left
 shares-dealt          not exactly one sealed share from each neighbour that has dealt, addressed to this site
 share-inconsistent    a share that its dealer's commitment does not fit
 survivors-unknown     among the survivors: somebody who has not dealt, or not this site
+dealers-differ        no signature of a neighbour among the survivors, or its own, for the dealers this site was told
 both-shares           a site among the survivors and among the dropped
 survivors-changed     other survivors than were confirmed, or a dealer who is neither
 confirmation-unknown  a confirmation of somebody who is no survivor
@@ -42,10 +43,10 @@ from shared.secure.agreement import open_shares
 from shared.secure.context import Context
 from shared.secure.held import Shape
 from shared.secure.holders import Circle
-from shared.secure.papers import Dealt, Offer, Offers, Received, Unmasking
+from shared.secure.papers import Dealt, Offer, Offers, Received, Survivors, Unmasking
 from shared.secure.ring import bits_for
 from shared.secure.shamir import SHARE_BYTES
-from shared.secure.statements import offer_message, share_commitment, survivors_message
+from shared.secure.statements import dealers_message, offer_message, share_commitment, survivors_message
 
 _ASK = "this site goes on with the next question; if it happens again, telephone whoever runs the coordinator"
 
@@ -129,9 +130,13 @@ def require_committed(context: Context, dealt: Dealt, plain: bytes) -> None:
         raise _refused("share-inconsistent", f"the shares from {dealt.dealer} are not what it has committed itself to")
 
 
-def require_survivors(agreed: Agreed, dealers: Collection[str], survivors: Sequence[str]) -> None:
-    """The sum is of enough sites, this one among them."""
-    _require_part(agreed, survivors, dealers, "survivors-unknown")
+def require_survivors(agreed: Agreed, dealers: Sequence[str], told: Survivors) -> None:
+    """The sum is of enough sites, this one among them, and whose seeds it would open masked with those it was told."""
+    _require_part(agreed, told.survivors, dealers, "survivors-unknown")
+    said = dealers_message(agreed.context, agreed.digest, dealers)
+    for site in agreed.circle.holders[agreed.site]:
+        if site in told.survivors and not signed(agreed.keys[site], told.signatures.get(site, ""), said):
+            raise _refused("dealers-differ", f"{site} has not signed that it masked with the dealers named here")
 
 
 def require_unmasking(agreed: Agreed, dealers: Sequence[str], confirmed: Sequence[str], asked: Unmasking) -> None:
@@ -158,7 +163,7 @@ def signed(key: VerifyKey, signature: str, message: bytes) -> bool:
     """Whether ``key`` signed ``message``."""
     try:
         key.verify(bytes.fromhex(signature), message)
-    except ProtocolError:
+    except (ProtocolError, ValueError):
         return False
     return True
 

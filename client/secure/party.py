@@ -122,14 +122,14 @@ class Party:
 
     def mask(self, context: Context, received: Received) -> Masked:
         """What this site adds to the sum, hidden."""
-        return self._once(context, received, lambda state: steps.mask(state, received))
+        return self._once(context, received, lambda state: steps.mask(state, received, self._me.key))
 
     def confirm(self, context: Context, survivors: Survivors) -> Confirmation:
         """Sign who is in the sum."""
 
         def act(state: HasMasked) -> tuple[HasConfirmed, Confirmation]:
             self._released.require(context, survivors.survivors)
-            return steps.confirm(state, survivors.survivors, self._me.key)
+            return steps.confirm(state, survivors, self._me.key)
 
         return self._once(context, survivors, act)
 

@@ -2,6 +2,8 @@
 
 Promises
 - Each step checks everything first (``checks``), then answers. It changes nothing but by its return value.
+- A site gives shares of a seed only where it saw that its owner masked with the dealers that it was told itself: each
+  signs that with its masked answer, and the others check it before they confirm.
 - What a site knows has one type for each step, and holds no secret longer than the next step needs it: after masking,
   its own keys, seed and values are gone; after revealing, the shares of others too.
 - A step draws from ``entropy`` in a fixed order: cipher key, mask key, seed; coefficients of the seed's shares, then of
@@ -12,12 +14,14 @@ step                  answer
 ====================  ==============================================================================================
 offer                 two fresh public keys, a commitment to a fresh seed, lengths and weight; signed
 deal                  shares of the seed and of the private mask key, sealed to their holders
-mask                  weight * values + own mask + a mask with each neighbour that dealt, added or subtracted by name
-confirm               a signature of who dealt and who is in the sum
+mask                  weight * values + own mask + a mask with each neighbour that dealt, added or subtracted by name;
+                      with them a signature of who dealt
+confirm               a signature of who dealt and who is in the sum, if its neighbours signed for the same dealers
 unmask                one share of each site that it holds shares of: of its seed, or of its key if it dropped out
 ====================  ==============================================================================================
 
-Source: Bonawitz et al., CCS 2017, figure 4. The order of steps is kept by ``client.secure.party``.
+Source: Bonawitz et al., CCS 2017, figure 4; signatures of the dealers are ours. The order of steps is kept by
+``client.secure.party``.
 """
 
 from __future__ import annotations
@@ -41,11 +45,22 @@ from shared.secure import masks, ring
 from shared.secure.agreement import KeyPair, agreed, mask_key, seal_shares, self_key, sign_of
 from shared.secure.context import Context
 from shared.secure.entropy import Entropy
-from shared.secure.held import Held, masked
+from shared.secure.held import Held, LongWords, Words, masked
 from shared.secure.holders import Threshold
-from shared.secure.papers import Confirmation, Dealing, Dealt, Offer, Offers, Received, Revelation, Unmasking
+from shared.secure.papers import (
+    Confirmation,
+    Dealing,
+    Dealt,
+    Offer,
+    Offers,
+    Received,
+    Revelation,
+    Survivors,
+    Unmasking,
+)
 from shared.secure.shamir import SECRET_BYTES, SHARE_BYTES, split
 from shared.secure.statements import (
+    dealers_message,
     graph_seed,
     offer_message,
     seed_commitment,
@@ -161,8 +176,8 @@ def _dealt(known: Agreed, cipher: KeyPair, holder: str, seed: bytes, key: bytes)
     )
 
 
-def mask(before: HasDealt, received: Received) -> tuple[HasMasked, Masked]:
-    """Open what neighbours dealt, and hide what this site holds."""
+def mask(before: HasDealt, received: Received, identity: SigningKey) -> tuple[HasMasked, Masked]:
+    """Open what neighbours dealt, hide what this site holds, and sign with whom."""
     known = before.agreed
     require_received(known, received)
     shares = {known.site: before.own}
@@ -170,10 +185,12 @@ def mask(before: HasDealt, received: Received) -> tuple[HasMasked, Masked]:
         secret = agreed(before.secrets.cipher.private, bytes.fromhex(known.offers[one.dealer].cipher_key))
         shares[one.dealer] = opened(known, one, secret)
     peers = tuple(one.dealer for one in received.dealt)
-    return HasMasked(known, received.dealers, shares), _masked(known, before.held, before.secrets, peers)
+    signature = identity.sign(dealers_message(known.context, known.digest, received.dealers)).hex()
+    values, counts = _hidden(known, before.held, before.secrets, peers)
+    return HasMasked(known, received.dealers, shares), masked(values, counts, known.bits, signature)
 
 
-def _masked(known: Agreed, held: Held, secrets: Secrets, peers: tuple[str, ...]) -> Masked:
+def _hidden(known: Agreed, held: Held, secrets: Secrets, peers: tuple[str, ...]) -> tuple[Words, LongWords]:
     context, me = known.context, known.site
     values = ring.to_ring(held.values, held.weight, known.bits)
     counts = held.counts.astype(np.int64).view(np.uint64)
@@ -183,13 +200,13 @@ def _masked(known: Agreed, held: Held, secrets: Secrets, peers: tuple[str, ...])
         masks.add(mask_key(secret, context, *sorted((me, peer))), sign_of(me, peer), values, counts)
     # Masks cover 32 bits; those above the ring's would tell which multiples were carried.
     np.bitwise_and(values, np.uint32(2**known.bits - 1), out=values)
-    return masked(values, counts, known.bits)
+    return values, counts
 
 
-def confirm(before: HasMasked, survivors: tuple[str, ...], identity: SigningKey) -> tuple[HasConfirmed, Confirmation]:
+def confirm(before: HasMasked, told: Survivors, identity: SigningKey) -> tuple[HasConfirmed, Confirmation]:
     """Sign who is in the sum."""
-    known, dealers = before.agreed, before.dealers
-    require_survivors(known, dealers, survivors)
+    known, dealers, survivors = before.agreed, before.dealers, told.survivors
+    require_survivors(known, dealers, told)
     said = survivors_message(known.context, known.digest, dealers, survivors)
     after = HasConfirmed(known, dealers, before.shares, survivors)
     return after, Confirmation(signature=identity.sign(said).hex())

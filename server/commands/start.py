@@ -24,7 +24,8 @@ from shared.environment import SILENCE
 from shared.errors import RunError
 from shared.link import LOOPBACK
 from shared.local_page.serving import address
-from shared.supervision import Command, News, Program, Supervisor
+from shared.logs import EVENTS, Log, utc_now
+from shared.supervision import Command, News, Program, Supervisor, noting
 
 GATEWAY, COORDINATOR, PAGE = "gateway", "coordinator", "page"
 
@@ -35,7 +36,8 @@ def supervisor(
     """What keeps the coordinator of ``federation`` running, with its page at the port ``page``; 0 has none."""
     root = federation.path.absolute()
     LinkFolder(root).prepare()
-    return Supervisor((*_programs(root, inherited), *([_page(root, inherited, page)] if page else [])), tell)
+    programs = (*_programs(root, inherited), *([_page(root, inherited, page)] if page else []))
+    return Supervisor(programs, noting(Log(root / LOG / EVENTS, "start", utc_now), tell))
 
 
 def alone(federation: FederationFolder) -> AbstractContextManager[None]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,21 @@ from server.coordinator import Coordinator
 from server.deployed.board import Board
 from server.deployed.live import LIVE, Live
 from server.deployed.run_folder import JOURNAL, RunFolder, open_run
-from server.federation_folder import FederationFolder
+from server.federation_folder import LOG, FederationFolder
 from server.fleet import Fleet
 from server.journal import Journal
 from server.post import Post, Signed
 from server.report.document import write_pdf
 from server.report.page import write_report
-from server.results import ROUNDS, Results, Timing, read_rounds, write_details, write_results
-from server.run_setup import Outcome, Setup
+from server.results import ROUNDS, Results, RoundRecord, Timing, read_rounds, write_details, write_results
+from server.run_setup import Outcome, Setup, Watch
 from server.run_state import ModelFiles
 from shared import models, tasks
 from shared.arrays import read_vector, schema_of
 from shared.checkpoint import DISK_FULL
 from shared.crypto.signing import VerifyKey
 from shared.errors import ConsiliumError, RunError
+from shared.logs import EVENTS, Log, Value
 from shared.plan import Plan
 from shared.privacy.accounting import epsilon
 from shared.privacy.terms import terms_for
@@ -67,15 +69,41 @@ def coordinate(root: Path, run: str, link: Link, clock: Callable[[], float] = ti
     task = tasks.task_for(found.plan)
     board = Board(found.path / LIVE, clock, Live(found.run, found.plan.plan.name, found.plan.plan.rounds))
     board.say(headline=task.headline)
+    note = _Notes(Log(root / LOG / EVENTS, "coordinator", lambda: datetime.fromtimestamp(clock(), UTC)), found.run)
+    note.say("run-begun")
     try:
-        _run(federation, found, link, board)
+        _run(federation, found, link, board, note)
     except BaseException as error:
+        note.say("run-failed", code=error.code if isinstance(error, ConsiliumError) else "unforeseen")
         sentence, hint = _why(error, found.run)
         with suppress(OSError):  # where nothing can be written, whoever follows the run sees that the disk is full
             board.say(state="failed", sentence=sentence, hint=hint)
         raise
     board.say(state="finished", phase="finished")
+    note.say("run-finished")
     return found.path
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """Lines about one run in the federation's log; a full disk costs the line and stops nothing."""
+
+    log: Log
+    run: str
+
+    def say(self, event: str, **fields: Value) -> None:
+        with suppress(OSError):
+            self.log.say(event, run=self.run, **fields)
+
+    def looking_on(self, watch: Watch) -> Watch:
+        """``watch``, with a line for each finished round."""
+
+        def round_over(record: RoundRecord) -> None:
+            watch.round(record)
+            there = record.participation
+            self.say("round-completed", round=there.round, count=len(there.participants))
+
+        return replace(watch, round=round_over)
 
 
 def _why(error: BaseException, run: str) -> tuple[str, str]:
@@ -87,7 +115,7 @@ def _why(error: BaseException, run: str) -> tuple[str, str]:
     return f"the coordinator failed: {type(error).__name__}", f"consilium-server log {run[:12]} shows where"
 
 
-def _run(federation: FederationFolder, found: RunFolder, link: Link, board: Board) -> None:
+def _run(federation: FederationFolder, found: RunFolder, link: Link, board: Board, note: _Notes) -> None:
     began = time.perf_counter()
     roster, signed = federation.roster(), federation.roster_file().decode("ascii")
     with Journal.open_or_create(found.path / JOURNAL, found.plan, board.clock, found.run) as journal:
@@ -95,7 +123,7 @@ def _run(federation: FederationFolder, found: RunFolder, link: Link, board: Boar
         setup = replace(_setup(found, journal), identities=identities, roster=signed)
         post = Signed(found.order_file, found.key(), identities)
         fleet = link.reach(_nodes(roster, link.nodes()), post)
-        outcome = Coordinator(setup, fleet, board.watch()).run()
+        outcome = Coordinator(setup, fleet, note.looking_on(board.watch())).run()
     board.say(phase="writing the report")
     results = _results(found, setup.task, outcome, time.perf_counter() - began)
     write_details(found.path, results)

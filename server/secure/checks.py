@@ -20,6 +20,7 @@ offers-differ        another length, peak or definition than the question has
 key-weak             a key that gives no secret with anybody's
 dealing-holders      shares for others than the site's holders, or not one for each
 masked-shape         masked values of another length or width
+dealers-unsigned     masked values without the site's signature of the dealers it was told
 confirmation-invalid not a signature of what all sites were told
 revealed-others      shares of others than were asked for, or of the wrong kind
 share-forged         a share that is not the one that was dealt
@@ -29,6 +30,7 @@ sum-range            a total that no values within the offered range make: of al
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -45,6 +47,7 @@ from shared.secure.papers import Dealing, Dealt, Offer
 from shared.secure.statements import Kind, offer_message, share_commitment
 
 _ASK = "the sum goes on without it while enough sites are left; ask the site for its version and its log"
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _ANY_PRIVATE = bytes([1] * KEY_BYTES)
 """A key of small order gives zero with every private key (RFC 7748, section 6.1): one, which all know, shows it."""
 
@@ -86,6 +89,14 @@ def require_masked(site: str, message: Masked, shape: Shape, bits: int) -> None:
         )
 
 
+def require_dealers(key: VerifyKey | None, signature: str, said: bytes) -> None:
+    """The site signed ``said``: whom it masked with; without ``key``, only that it wrote what can be passed on."""
+    if not _SIGNATURE.fullmatch(signature):
+        raise refused("dealers-unsigned", f"a signature of {len(signature)} characters is none, or not in its one form")
+    if key is not None:
+        _require_signed(key, signature, said, "dealers-unsigned")
+
+
 def require_confirmed(key: VerifyKey, signature: str, said: bytes) -> None:
     """The site signed ``said``."""
     _require_signed(key, signature, said, "confirmation-invalid")
@@ -116,5 +127,5 @@ def refused(code: str, sentence: str) -> ProtocolError:
 def _require_signed(key: VerifyKey, signature: str, message: bytes, code: str) -> None:
     try:
         key.verify(bytes.fromhex(signature), message)
-    except ProtocolError:
+    except (ProtocolError, ValueError):
         raise refused(code, f"the signature is not by the key {key.fingerprint()} over this question") from None

@@ -118,8 +118,9 @@ class MaskedSum:
                 hint="enrol the sites, or use an engine that keeps keys",
                 code="no-identities",
             )
-        about, agreed = ABOUT[question.phase], rule(setup.plan.secure_aggregation)
-        context = Context(setup.plan.digest(), run, question.round, about)
+        plan, about = setup.plan, ABOUT[question.phase]
+        agreed = rule(plan.secure_aggregation, plan.participation.quorum)
+        context = Context(plan.digest(), run, question.round, about)
         return cls(about, expected, SumRound(context, agreed, setup.identities, expected.shape))
 
     def intake(self, phase: Phase) -> Intake:

@@ -57,7 +57,7 @@ from shared.secure.papers import (
     Unmasking,
 )
 from shared.secure.ring import bits_for, lift, lift_counts
-from shared.secure.statements import Kind, graph_seed, survivors_message
+from shared.secure.statements import Kind, dealers_message, graph_seed, survivors_message
 
 Phase = Literal["offering", "dealing", "masking", "confirming", "revealing", "summed"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
@@ -98,7 +98,7 @@ class SumRound:
         self._phase: Phase = "offering"
         self._offered: dict[str, Offer] = {}
         self._dealings: dict[str, dict[str, Dealt]] = {}
-        self._added: set[str] = set()
+        self._added: dict[str, str] = {}
         self._values, self._counts = np.zeros(0, np.uint32), np.zeros(0, np.uint64)
         self._confirmations: dict[str, str] = {}
         self._shares: dict[Kind, dict[str, dict[str, bytes]]] = {"seed": {}, "key": {}}
@@ -168,20 +168,23 @@ class SumRound:
         """Add a site's masked values; raises ``ProtocolError``."""
         self._require("masking", site, self._dealings)
         checks.require_masked(site, message, self._shape, self._offers.bits)
+        key = None if self._members is None else self._members[site]
+        said = dealers_message(self._context, self._digest, tuple(self._dealings))
+        checks.require_dealers(key, message.signature, said)
         values, counts = parts(message)
         np.add(self._values, values, out=self._values)
         np.add(self._counts, counts, out=self._counts)
-        self._added.add(site)
+        self._added[site] = message.signature
 
     def survivors(self) -> Survivors:
         """For everybody in the sum; ends the phase. Raises "below-threshold", "neighbours-few"."""
         if self._closing("masking"):
             self._require_left(tuple(sorted(self._added)))
             survivors = tuple(sorted(self._added))
-            dropped = tuple(sorted(self._dealings.keys() - self._added))
+            dropped = tuple(sorted(self._dealings.keys() - self._added.keys()))
             self._sum = opening.Sum(self._context, self._offered, self._circle, survivors, dropped)
             self._phase = "confirming"
-        return Survivors(survivors=self._sum.survivors)
+        return Survivors(survivors=self._sum.survivors, signatures=dict(sorted(self._added.items())))
 
     def confirmed(self, site: str, confirmation: Confirmation) -> None:
         """A site's signature; raises ``ProtocolError``."""

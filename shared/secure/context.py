@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 _KIND = re.compile(r"[a-z]+(-[a-z]+)*")
 _Octets = bytes
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ class Context:
         """``consilium-secure-KIND-1``, a line break, and the fields as canonical JSON; ``kind`` is a-z and hyphens."""
         if not _KIND.fullmatch(kind):
             raise ValueError(f"a kind is written in a-z and hyphens, not {kind!r}")
-        fields = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return f"consilium-secure-{kind}-1\n{fields}".encode()
+        # Not ``dataclasses.asdict``: it copies, and was a third of the time of a sum of 50 sites.
+        fields = {"about": self.about, "plan_digest": self.plan_digest, "round": self.round, "run": self.run}
+        return f"consilium-secure-{kind}-1\n{_canonical(fields)}".encode()
 
     def digest(self) -> _Octets:
         """SHA-256 over the context, 32 bytes."""

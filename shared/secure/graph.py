@@ -9,8 +9,12 @@ Promises
 
 What is assumed. Of n sites c obey the coordinator and tell it all they hold, and d drop out by chance: fractions of n
 rounded up. Which ones does not depend on the ring, which is drawn after they offered their keys. All honest sites of a
-sum act upon the same offers, the same dealers and the same survivors; their signatures must make sure of it. A site
-that was told of other dealers than its neighbours has no masks with them, and no degree makes up for that.
+sum act upon the same offers, the same dealers and the same survivors. A site that was told of other dealers than its
+neighbours has no masks with them, and no degree makes up for that: it lies open as soon as they open its seed. So this
+is not taken on trust. With its masked answer a site signs the offers and the dealers it was told; no neighbour confirms
+a sum, and so gives its share of the seed, before it has seen that signature over what it was told itself
+(``client.secure.checks``, "dealers-differ"). Of t shares fewer than t are with sites that collude: at least one is
+given by a site that has checked. All who reveal confirmed the same survivors: ``shared.secure.holders``.
 
 What can fail, with h = k / 2, t shares needed, and Hyp(N, K, m) the number of marked among m drawn of N, K of them
 marked. "Short" stops a sum; the others reveal more than it.

@@ -93,13 +93,13 @@ class Held:
         )
 
 
-def masked(values: Words, counts: LongWords, bits: int) -> Masked:
+def masked(values: Words, counts: LongWords, bits: int, signature: str) -> Masked:
     """The message with masked ``values``, residues modulo 2**bits, and masked ``counts``."""
     content = np.empty(packed_bytes(values.size, bits) + 8 * counts.size, np.uint8)
     split = content.size - 8 * counts.size
     content[:split] = pack(values, bits)
     content[split:] = counts.astype("<u8", copy=False).view(np.uint8)
-    return Masked(content, bits, values.size, counts.size)
+    return Masked(content, bits, values.size, counts.size, signature)
 
 
 def parts(message: Masked) -> tuple[Words, LongWords]:

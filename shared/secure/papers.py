@@ -5,7 +5,8 @@ Promises
   refuses every other ("paper-form"), so that whoever compares bytes compares contents.
 - Its size is bounded before anything is parsed ("paper-size"), and so is every list in it. Unknown fields and wrong
   types are refused. Names in a list are sorted and told once. No error repeats what a paper said.
-- No paper holds a value of a site: values and counts travel masked, as numbers (``shared.secure.held``).
+- No paper holds a value of a site: values and counts travel masked, as numbers (``shared.secure.held``), with a
+  signature of the dealers beside them.
 
 =============  ===========================  ==============================================================
 paper          from                         what it holds
@@ -14,8 +15,8 @@ Offer          a site                       two public keys, a commitment, what 
 Offers         the coordinator              all offers, and the width of the ring that they need
 Dealing        a site                       sealed shares of its two secrets, and commitments to each share
 Received       the coordinator, to each     who has dealt, and what they dealt to the reader
-Survivors      the coordinator              whose masked values are in the sum
-Confirmation   a site                       its signature of those names
+Survivors      the coordinator              whose masked values are in the sum; who dealt, signed by each
+Confirmation   a site                       its signature of who dealt and who is in the sum
 Unmasking      the coordinator              the names again, those who dropped out, and the signatures
 Revelation     a site                       one share of each neighbour: of its seed or of its key, never both
 =============  ===========================  ==============================================================
@@ -35,7 +36,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from shared.errors import ProtocolError
 from shared.secure.ring import LEAST_BITS, MOST_BITS
 from shared.secure.shamir import SHARE_BYTES
-from shared.trust.documents import Digest, Name
+from shared.trust.documents import Digest
 
 MOST_BYTES = 2**23
 """Of a paper: 8 MiB, room for the sealed shares of more than 10,000 neighbours."""
@@ -44,6 +45,9 @@ MOST_WEIGHT = 2**31 - 1
 """Of a site."""
 
 _MOST_SITES = 10_000
+
+Name = Annotated[str, Field(pattern=r"^\w[\w .-]{0,62}$")]
+"""Of a site. Wider than a roster's: a simulation calls its sites as their manifest does, ``busbra_ge_logiq5``."""
 
 
 def _told_once(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,11 +180,12 @@ class Received(Paper):
 
 
 class Survivors(Paper):
-    """Whose masked values are in the sum."""
+    """Whose masked values are in the sum, and what each has signed of the dealers (``statements.dealers_message``)."""
 
     kind: ClassVar[str] = "survivors"
 
     survivors: Names
+    signatures: Annotated[dict[Name, Signature], Field(max_length=_MOST_SITES)]
 
 
 class Confirmation(Paper):

@@ -7,8 +7,9 @@ Promises
   more line, a secret of fixed length.
 - Commitments are SHA-256 of secrets with at least 256 bits of entropy: they can neither be opened to another secret
   nor tell anything about the first, if SHA-256 is collision resistant and behaves like a random function.
-- A confirmation is of the offers, of those who dealt and of those who survived, together: sites that were told
-  different things at any earlier step do not count for each other.
+- A masked answer comes with a signature of the offers and of those who dealt. A confirmation is of the offers, of those
+  who dealt and of those who survived, together: sites that were told different things at any earlier step do not count
+  for each other.
 
 Sources: Bonawitz et al., "Practical secure aggregation for privacy-preserving machine learning", CCS 2017, section 4
 and figure 4 (the steps in red are those against an active server); the commitments to seeds and shares are ours.
@@ -31,6 +32,11 @@ Kind = Literal["seed", "key"]
 def offer_message(context: Context, offer: Offer) -> bytes:
     """What the signature of ``offer`` is over: the question, and all of the offer but the signature."""
     return _statement(context, "offer", offer.model_dump(mode="json", exclude={"signature"}))
+
+
+def dealers_message(context: Context, offers: str, dealers: Sequence[str]) -> bytes:
+    """What a site signs with its masked answer: whom it was told to mask with."""
+    return _statement(context, "dealers", {"dealers": sorted(dealers), "offers": offers})
 
 
 def survivors_message(context: Context, offers: str, dealers: Sequence[str], survivors: Sequence[str]) -> bytes:

@@ -18,14 +18,14 @@ from shared.secure.holders import LEAST_SITES, Threshold, two_thirds
 ASSUMED = Assumed(colluding=0.1, dropping=0.2)
 
 
-def rule(settings: SecureAggregation) -> Threshold:
-    """The plan's rule."""
-    return Threshold(settings.threshold, _degree)
+def rule(settings: SecureAggregation, quorum: int) -> Threshold:
+    """The plan's rule: of fewer sites than its quorum there is no sum, whomever a coordinator asks."""
+    return Threshold(settings.threshold, _degree, least=max(LEAST_SITES, quorum))
 
 
-def needed(settings: SecureAggregation, offered: int) -> int:
+def needed(settings: SecureAggregation, quorum: int, offered: int) -> int:
     """Sites without whom no sum is unmasked, where ``offered`` sites offered keys; ``rule`` refuses a bad number."""
-    return max(LEAST_SITES, two_thirds(offered) if settings.threshold is None else settings.threshold)
+    return max(LEAST_SITES, quorum, two_thirds(offered)) if settings.threshold is None else settings.threshold
 
 
 def tolerated(least: int, offered: int) -> int:

@@ -20,14 +20,26 @@ from summed import CONTEXT, Sum, carried, code_of, expected, found, held, key_of
 from client.secure.party import Party
 from client.secure.released import Notes
 from shared.errors import ConsiliumError
+from shared.plan_protection import SecureAggregation
 from shared.secure.agreement import KeyPair, agreed, seal_shares
 from shared.secure.context import Context
 from shared.secure.entropy import seeded
 from shared.secure.held import Held
 from shared.secure.holders import Threshold
-from shared.secure.papers import Dealing, Offer, Offers, Paper, Received, Revelation, Survivors, Unmasking
+from shared.secure.papers import (
+    Confirmation,
+    Dealing,
+    Offer,
+    Offers,
+    Paper,
+    Received,
+    Revelation,
+    Survivors,
+    Unmasking,
+)
 from shared.secure.shamir import SHARE_BYTES, split
 from shared.secure.statements import offer_message, share_commitment, survivors_message
+from shared.secure.threshold import rule
 
 SITES = tuple(sorted(names_of(5)))
 VICTIM, LIAR, *OTHERS = SITES
@@ -235,7 +247,13 @@ def test_a_site_among_too_few_takes_no_step() -> None:
     cut = Received(dealers=received.dealers[:3], dealt=received.dealt[:2])
     assert code_of(lambda: sum_.parties[VICTIM].mask(CONTEXT, cut)) == "below-threshold"
     sum_.mask(SITES)
-    assert code_of(lambda: sum_.parties[VICTIM].confirm(CONTEXT, Survivors(survivors=SITES[:3]))) == "below-threshold"
+    assert code_of(lambda: sum_.parties[VICTIM].confirm(CONTEXT, told(sum_, SITES[:3]))) == "below-threshold"
+
+
+def told(sum_: Sum, survivors: tuple[str, ...]) -> Survivors:
+    """Those of ``survivors`` who masked with what they signed, as the coordinator would tell it."""
+    signatures = {site: sum_.masked[site].signature for site in survivors if site in sum_.masked}
+    return Survivors(survivors=survivors, signatures=signatures)
 
 
 def at_threshold(sum_: Sum, least: int) -> Party:
@@ -263,9 +281,26 @@ def test_one_honest_site_among_those_that_obey_the_coordinator_is_no_sum_below_t
     three = (VICTIM, LIAR, OTHERS[0])
     answers = {site: ANSWERS[site] for site in three}
     sum_ = Sum(answers).until("offer")
-    at_quorum = party(VICTIM, sum_.members, Threshold(least=4))
-    assert at_quorum.offer(CONTEXT, ANSWERS[VICTIM]) == offer_of(sum_, VICTIM)
-    assert code_of(lambda: at_quorum.deal(CONTEXT, sum_.round.offers())) == "below-threshold"
+    for agreement in (Threshold(least=4), Threshold(4), rule(SecureAggregation(), 4)):
+        site = party(VICTIM, sum_.members, agreement)
+        assert site.offer(CONTEXT, ANSWERS[VICTIM]) == offer_of(sum_, VICTIM)
+        for _ in range(2):
+            refused = code_of(lambda site=site: site.deal(CONTEXT, sum_.round.offers()))  # type: ignore[misc]
+            assert refused == "below-threshold"
+
+
+def test_control_without_a_quorum_two_colluding_sites_and_the_coordinator_have_the_third_s_values() -> None:
+    """Nothing is wrong with the sum: they subtract what they added."""
+    victim, *colluding = VICTIM, LIAR, OTHERS[0]
+    sum_ = Sum({site: ANSWERS[site] for site in (victim, *colluding)})
+    values, counts, weight = found(run(sum_))
+    known = expected(ANSWERS[site] for site in colluding)
+    left = [total - known_ for total, known_ in zip(flat((values, counts, weight)), flat(known), strict=True)]
+    assert left == flat(expected([ANSWERS[victim]]))
+
+
+def flat(sums: tuple[list[int], list[int], int]) -> list[int]:
+    return [*sums[0], *sums[1], sums[2]]
 
 
 @pytest.mark.parametrize(
@@ -299,7 +334,7 @@ def test_a_site_masks_with_each_neighbour_that_dealt_or_not_at_all() -> None:
 @pytest.mark.parametrize("survivors", [SITES[1:], (*SITES, "zzz")], ids=["without-the-reader", "with-a-stranger"])
 def test_survivors_are_those_who_dealt_with_the_reader_among_them(survivors: tuple[str, ...]) -> None:
     sum_ = until("mask")
-    code = code_of(lambda: sum_.parties[VICTIM].confirm(CONTEXT, Survivors(survivors=survivors)))
+    code = code_of(lambda: sum_.parties[VICTIM].confirm(CONTEXT, told(sum_, survivors)))
     assert code == "survivors-unknown"
 
 
@@ -307,13 +342,11 @@ def test_sites_that_are_told_different_survivors_reveal_nothing() -> None:
     """The attack that confirmations are for: seeds from some sites, keys from others, both of the same victim."""
     sum_ = until("mask")
     with_it, without = SITES, tuple(site for site in SITES if site != VICTIM)
-    told = {site: with_it if number % 2 else without for number, site in enumerate(SITES)} | {VICTIM: with_it}
-    signatures = {
-        site: sum_.parties[site].confirm(CONTEXT, Survivors(survivors=told[site])).signature for site in SITES
-    }
+    shown = {site: with_it if number % 2 else without for number, site in enumerate(SITES)} | {VICTIM: with_it}
+    signatures = {site: sum_.parties[site].confirm(CONTEXT, told(sum_, shown[site])).signature for site in SITES}
     for site in SITES:
-        survivors = told[site]
-        for named in (survivors, tuple(one for one in survivors if told[one] == survivors)):
+        survivors = shown[site]
+        for named in (survivors, tuple(one for one in survivors if shown[one] == survivors)):
             asked = Unmasking(
                 survivors=survivors,
                 dropped=tuple(sorted(set(SITES) - set(survivors))),
@@ -324,20 +357,35 @@ def test_sites_that_are_told_different_survivors_reveal_nothing() -> None:
             assert caught.value.code == ("confirmation-invalid" if named == survivors else "confirmations-few")
 
 
-def test_a_site_that_was_shown_other_dealers_confirms_something_else() -> None:
-    """``LIAR`` was not told of one dealer, who then drops out: its names of survivors are right, its word is not."""
+def test_a_site_that_was_shown_other_dealers_is_in_no_sum_with_its_neighbours() -> None:
+    """``LIAR`` was not told of one dealer, who then drops out: its names of survivors are right, its word is not.
+
+    An honest coordinator does not take its values; what one that lies gets of it: ``test_secure_dealers``.
+    """
     sum_ = until("deal")
     kept, gone = tuple(site for site in SITES if site != OTHERS[0]), OTHERS[0]
     received = sum_.round.received(LIAR)
     shown = Received(dealers=kept, dealt=tuple(one for one in received.dealt if one.dealer != gone))
-    sum_.round.masked(LIAR, sum_.parties[LIAR].mask(CONTEXT, shown))
+    message = sum_.parties[LIAR].mask(CONTEXT, shown)
+    assert code_of(lambda: sum_.round.masked(LIAR, message)) == "dealers-unsigned"
     sum_.mask(site for site in kept if site != LIAR)
-    confirmed = sum_.parties[LIAR].confirm(CONTEXT, sum_.round.survivors())
-    assert code_of(lambda: sum_.round.confirmed(LIAR, confirmed)) == "confirmation-invalid"
-    sum_.confirm(site for site in kept if site != LIAR)
-    assert code_of(sum_.round.unmasking) == "below-threshold"
-    asked = Unmasking(survivors=kept, dropped=(gone,), confirmations={LIAR: confirmed.signature})
-    assert code_of(lambda: sum_.parties[VICTIM].unmask(CONTEXT, asked)) == "confirmation-invalid"
+    sum_.masked[LIAR] = message
+    for site in kept:
+        assert code_of(lambda site=site: sum_.parties[site].confirm(CONTEXT, told(sum_, kept))) == "dealers-differ"  # type: ignore[misc]
+
+
+def test_a_confirmation_that_says_other_dealers_does_not_count() -> None:
+    """Whoever signs for both sets of dealers, or is let: a confirmation holds the dealers once more."""
+    sum_ = until("mask")
+    digest, kept = sum_.round.offers().sha256(), SITES[:4]
+    other = key_of(LIAR).sign(survivors_message(CONTEXT, digest, kept, SITES)).hex()
+    survivors = sum_.round.survivors()
+    assert code_of(lambda: sum_.round.confirmed(LIAR, Confirmation(signature=other))) == "confirmation-invalid"
+    sum_.confirm(site for site in SITES if site != LIAR)
+    asked = sum_.round.unmasking()
+    false = asked.model_copy(update={"confirmations": asked.confirmations | {LIAR: other}})
+    assert asked.survivors == survivors.survivors
+    assert code_of(lambda: sum_.parties[VICTIM].unmask(CONTEXT, false)) == "confirmation-invalid"
 
 
 def test_shares_sealed_to_a_key_that_only_one_site_was_shown_do_not_open() -> None:
@@ -385,7 +433,7 @@ def test_both_shares_of_a_site_are_not_had_in_two_requests() -> None:
 
 def test_a_second_set_of_survivors_is_not_confirmed_after_the_first() -> None:
     sum_ = confirmed_without()
-    fewer = Survivors(survivors=tuple(site for site in sum_.round.survivors().survivors if site != VICTIM))
+    fewer = told(sum_, tuple(site for site in sum_.round.survivors().survivors if site != VICTIM))
     assert code_of(lambda: sum_.parties[LIAR].confirm(CONTEXT, fewer)) == "step-repeated"
 
 
@@ -417,7 +465,7 @@ def test_confirmations_are_by_enough_survivors_over_the_same() -> None:
 def test_a_confirmation_of_an_earlier_session_is_none_of_a_later_one() -> None:
     earlier, later = until("confirm"), until("mask", seed=1)
     confirmed = earlier.parties[VICTIM].confirm(CONTEXT, earlier.round.survivors())
-    assert earlier.round.survivors() == later.round.survivors()
+    assert earlier.round.survivors().survivors == later.round.survivors().survivors
     assert code_of(lambda: later.round.confirmed(VICTIM, confirmed)) == "confirmation-invalid"
 
 
@@ -585,7 +633,7 @@ def test_shares_for_others_than_a_dealer_s_holders_are_refused() -> None:
 def test_a_site_takes_its_steps_in_order_and_each_once() -> None:
     sum_ = until("offer")
     party_, rest = sum_.parties[VICTIM], [site for site in SITES if site != VICTIM]
-    survivors = Survivors(survivors=SITES)
+    survivors = Survivors(survivors=SITES, signatures={})
     empty = Received(dealers=SITES, dealt=())
     assert code_of(lambda: party_.mask(CONTEXT, empty)) == "step-order"
     assert code_of(lambda: party_.confirm(CONTEXT, survivors)) == "step-order"

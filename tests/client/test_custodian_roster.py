@@ -75,7 +75,7 @@ class Run:
 def _offer(plan: Plan, context: Context, like: Offer, member: Member) -> Offer:
     values, counts = np.zeros(like.values, np.int32), np.zeros(like.counts, np.int64)
     held = Held(values, counts, like.weight, like.peak, like.definition)
-    rule = threshold.rule(plan.secure_aggregation)
+    rule = threshold.rule(plan.secure_aggregation, plan.participation.quorum)
     party = Party(Identity(member.name, member.key), dict, rule, Remembered(), seeded(member.name.encode()))
     return party.offer(context, held)
 

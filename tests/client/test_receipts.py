@@ -53,7 +53,7 @@ class Desk:
 
     def __init__(self, folder: Any, **changes: Any) -> None:
         self.hospital, self.plan, self.now = Hospital(folder), plan_of(**changes), NOW
-        self.hospital.policy(PILOT.replace('"site"', '"site", "sum"'))
+        self.hospital.policy(PILOT)
         wanted = Wanted(self.hospital.signed(self.plan), folder, DATASET, 3)
         offer = approve.offered(self.hospital.site, wanted)
         approve.approve(self.hospital.site, offer, "maria", lambda: NOW)
@@ -170,7 +170,7 @@ class Sum:
         asked, desk = self.question.envelope, self.desk
         context = Context(asked.plan_digest, asked.run, asked.round, self.about)
         own = Offer.from_bytes(desk.ask(self.question)[0].content.tobytes())
-        rule = threshold.rule(desk.plan.secure_aggregation)
+        rule = threshold.rule(desk.plan.secure_aggregation, desk.plan.participation.quorum)
         sums = SumRound(context, rule, self.members, Shape.of(own))
         zeros = Held(
             np.zeros(own.values, np.int32), np.zeros(own.counts, np.int64), own.weight, own.peak, own.definition
@@ -257,7 +257,7 @@ def test_masks_are_agreed_on_with_the_sites_of_the_roster_and_with_no_stranger(t
     context = Context(desk.plan.digest(), RUN, 1, "train")
     own = Offer.from_bytes(desk.ask(train(desk.plan))[0].content.tobytes())
     held = Held(np.zeros(own.values, np.int32), np.zeros(own.counts, np.int64), own.weight, own.peak, own.definition)
-    rule = threshold.rule(desk.plan.secure_aggregation)
+    rule = threshold.rule(desk.plan.secure_aggregation, desk.plan.participation.quorum)
     zagreb = Party(Identity("zagreb", key_of("zagreb")), dict, rule, Remembered(), seeded(b"z")).offer(context, held)
     refused = Sum(desk, train(desk.plan)).step(Deal, Offers(bits=25, offers=(own, zagreb)))
     assert isinstance(refused, Refusal)

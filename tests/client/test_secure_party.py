@@ -122,7 +122,7 @@ def test_two_sums_of_one_run_have_nothing_in_common() -> None:
 @pytest.mark.parametrize(("step", "instead"), list(itertools.permutations(BEFORE, 2)))
 def test_no_step_comes_in_place_of_another(step: str, instead: str) -> None:
     sum_, other = Sum(ANSWERS).until(BEFORE[step]), Sum(ANSWERS, seed=1).until(BEFORE[instead])
-    paper = Survivors(survivors=SITES[:3]) if instead == "confirm" else asks(other, instead)
+    paper = Survivors(survivors=SITES[:3], signatures={}) if instead == "confirm" else asks(other, instead)
     just_answered = BEFORE[step] == instead
     assert code_of(lambda: ask(sum_, instead, paper)) == ("step-repeated" if just_answered else "step-order")
     assert ask(sum_, step), "the refusal cost nothing"
@@ -255,7 +255,7 @@ def test_only_half_of_what_was_dealt_is_revealed_of_anybody() -> None:
 
 def test_survivors_are_confirmed_whatever_order_they_are_asked_in() -> None:
     with pytest.raises(ValueError, match="sorted"):
-        Survivors(survivors=SITES[::-1])
+        Survivors(survivors=SITES[::-1], signatures={})
 
 
 def test_neither_side_needs_torch_or_flower() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from client.link_watch import Ending
 from client.settings import template
 from client.site_folder import SiteFolder
 from shared.errors import SiteDataError
-from shared.supervision import Program
+from shared.supervision import News, Program
 
 
 @pytest.fixture
@@ -106,3 +107,23 @@ def test_two_sites_on_one_machine_do_not_hinder_each_other(site: SiteFolder, tmp
     other = SiteFolder.init(tmp_path / "bergen", template("bergen"), now())
     with start.alone(site), start.alone(other):
         assert (other.path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_happens_to_a_process_is_a_line_for_programs_too(site: SiteFolder) -> None:
+    told: list[News] = []
+    keeper = start.supervisor(site, {}, told.append)
+    keeper.tell(News("custodian", "ended", "custodian was killed; next attempt in 0.5 s", -9))
+    lines = [json.loads(one) for one in (site.path / "log" / "events.jsonl").read_text().splitlines()]
+    assert [{key: one[key] for key in ("process", "event", "program", "exit")} for one in lines] == [
+        {"process": "start", "event": "program-ended", "program": "custodian", "exit": -9}
+    ]
+    assert [one.kind for one in told] == ["ended"]
+    assert (site.path / "log" / "events.jsonl").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(site: SiteFolder) -> None:
+    told: list[News] = []
+    keeper = start.supervisor(site, {}, told.append)
+    (site.path / "log" / "events.jsonl").mkdir()
+    keeper.tell(News("custodian", "started", "custodian runs"))
+    assert [one.program for one in told] == ["custodian"]

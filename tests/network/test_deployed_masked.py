@@ -18,11 +18,14 @@ pytestmark = pytest.mark.network
 
 TOGETHER: dict[str, Any] = {
     "participation": {"quorum": 2, "deadline_s": 120.0},
-    "evaluation": {"every": 1, "release": "sum"},
     "aggregation": {"weights": "equal", "fixed_point": {"bits": 24}},
 }
-SEEN = plan_of(**TOGETHER)
-MASKED = plan_of(**TOGETHER, secure_aggregation={"enabled": True, "threshold": 2, "step_s": 60.0})
+SEEN = plan_of(**TOGETHER, evaluation={"every": 1, "release": "site"})
+MASKED = plan_of(
+    **TOGETHER,
+    evaluation={"every": 1, "release": "sum"},
+    secure_aggregation={"enabled": True, "threshold": 2, "step_s": 60.0},
+)
 VICTIM = NAMES[0]
 
 

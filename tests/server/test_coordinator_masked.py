@@ -15,7 +15,7 @@ from client.workbench import Workbench
 from server.results import RoundRecord, read_rounds
 from server.round_values import Event, Phase, State
 from server.run_setup import Watch
-from shared.errors import RunError
+from shared.errors import PlanError, RunError
 from shared.messages import (
     Confirmed,
     Dealt,
@@ -267,6 +267,30 @@ def test_a_threshold_that_is_no_safe_one_for_so_many_sites_is_journalled_and_nob
     assert {row[3] for row in events(tmp_path, "lost")} == {"threshold-low"}
     assert {kind for _, kind, _ in fleet.asked} == {"Hello", "Train", "Evaluate"}
     assert participation(tmp_path)[0] == ()
+
+
+def test_a_plan_whose_integers_leave_no_room_for_so_many_sites_ends_before_anybody_trains(tmp_path: Path) -> None:
+    """Room for the quorum was asked for when the plan was read; how many sites come is known after they greeted."""
+    plan = masked_plan(**SKIP, aggregation__fixed_point={"range": 4.0, "bits": 31})
+    with pytest.raises(PlanError) as refused:
+        coordinate(plan, MaskedFleet(plan), tmp_path)
+    assert refused.value.code == "ring"
+    assert "fixed_point.bits" in refused.value.hint
+    assert not events(tmp_path, "answered") or {one[1] for one in events(tmp_path, "answered")} == {"admitting"}
+
+
+@pytest.mark.parametrize(("deadline_s", "step_s"), [(60.0, 5.0), (60.0, 90.0)])
+def test_a_step_has_a_time_of_its_own_and_never_more_than_a_question(
+    tmp_path: Path, deadline_s: float, step_s: float
+) -> None:
+    plan = masked_plan(**ONE, participation__deadline_s=deadline_s, secure_aggregation__step_s=step_s)
+    fleet = MaskedFleet(plan)
+    coordinate(plan, fleet, tmp_path)
+    short = min(deadline_s, step_s)
+    assert fleet.deadlines_s == {
+        **dict.fromkeys(("Hello", "Train", "Evaluate"), deadline_s),
+        **dict.fromkeys(("Deal", "Mask", "Confirm", "Unmask"), short),
+    }
 
 
 @pytest.mark.parametrize("question", ["validation", "test"])

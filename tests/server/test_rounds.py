@@ -15,6 +15,7 @@ from server import rounds
 from server.round_values import (
     FINAL,
     NO_ANSWER,
+    PASSING,
     WAITING,
     Abort,
     Action,
@@ -304,7 +305,7 @@ def two_of_three(code: str = "transport") -> State:
     return after(start(SHAPE, frozenset(SITES)), answered("a"), answered("b"), failed("c", code))
 
 
-@pytest.mark.parametrize("code", sorted(rounds.PASSING))
+@pytest.mark.parametrize("code", sorted(PASSING))
 def test_a_site_that_could_not_be_reached_is_greeted_with_each_round(code: str) -> None:
     state = two_of_three(code)
     assert on_entry(state) == Ask(Question(Phase.TRAINING, 1), ("a", "b"), ("c",))

@@ -15,6 +15,7 @@ from server import rounds
 from server.round_values import (
     FINAL,
     NO_ANSWER,
+    PASSING,
     SUMMING,
     WAITING,
     Abort,
@@ -176,9 +177,9 @@ def test_a_sum_that_is_lost_aborts_the_run_or_skips_the_round_as_the_plan_says(p
 
 
 def test_the_quorum_counts_those_whose_updates_are_in_the_sum() -> None:
-    """Six offers need five, a quorum of six one more: it is missed where a masked answer does not come."""
+    """A threshold of five, a quorum of six: it is missed where a masked answer does not come, and only there."""
     sites = (*SITES, "f")
-    shape = replace(SKIPPING, quorum=6)
+    shape = replace(SKIPPING, quorum=6, secure=SecureAggregation(enabled=True, threshold=5))
     short = begun(Phase.MASKING, shape, sites)
     short = after(short, *without("f")(short))
     assert (short.phase, short.round) == (Phase.TRAINING, 2)
@@ -187,11 +188,16 @@ def test_the_quorum_counts_those_whose_updates_are_in_the_sum() -> None:
     assert on_entry(whole) == Aggregate(1, sites)
 
 
-def test_a_quorum_does_not_keep_statistics_from_being_summed() -> None:
-    state = begun(Phase.MEASURING, replace(SHAPE, quorum=5, every=1))
-    state = until(Phase.MASKING, state)
-    state = after(state, *without("e")(state))
-    assert (state.phase, state.about, state.summed) == (Phase.CONFIRMING, Phase.MEASURING, frozenset("abcd"))
+@pytest.mark.parametrize("quorum", [4, 5])
+def test_without_a_threshold_of_its_own_a_plan_s_quorum_holds_for_statistics_and_at_every_step(quorum: int) -> None:
+    """Two thirds of five would be four."""
+    state = begun(Phase.MEASURING, replace(SHAPE, quorum=quorum, every=1))
+    for phase in STEPS:
+        state = until(phase, state)
+        assert state.needed == quorum
+        left = after(state, *without("e")(state))
+        assert (left.phase in SUMMING or phase is Phase.UNMASKING) == (quorum == 4 or phase is Phase.UNMASKING)
+        assert left.round == (2 if quorum == 5 or phase is Phase.UNMASKING else 1)
 
 
 @pytest.mark.parametrize("about", [Phase.MEASURING, Phase.TESTING, Phase.PERSONALISING], ids=lambda one: one.value)
@@ -269,7 +275,7 @@ def test_a_site_that_is_not_part_of_a_sum_cannot_slip_into_it() -> None:
 
 
 def test_a_late_site_that_answers_while_a_sum_is_made_waits_for_the_next_round() -> None:
-    passing = sorted(rounds.PASSING)[0]
+    passing = sorted(PASSING)[0]
     state = after(start(SHAPE, frozenset(SITES)), failed("e", passing), *map(answered, "abcd"))
     assert on_entry(state) == Ask(Question(Phase.TRAINING, 1), SITES[:4], ("e",))
     state = after(state, *map(answered, "abcd"))

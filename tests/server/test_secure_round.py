@@ -13,10 +13,11 @@ from summed import CONTEXT, DEFINITION, STEPS, Sum, code_of, expected, found, he
 
 from server.secure.round import PHASES, Phase, SumRound
 from shared.errors import ConsiliumError, PlanError, UpdateRejected
+from shared.secure.context import Context
 from shared.secure.held import Held, Shape, masked
 from shared.secure.holders import Threshold
 from shared.secure.papers import Confirmation, Dealing, Revelation
-from shared.secure.statements import offer_message
+from shared.secure.statements import dealers_message, offer_message
 
 SITES = tuple(sorted(names_of(5)))
 ME, *REST = SITES
@@ -172,7 +173,13 @@ BAD: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("mask", "masked-shape", lambda said: dataclasses.replace(said, bits=17)),
     ("mask", "masked-shape", lambda said: dataclasses.replace(said, values=2)),
     ("mask", "masked-shape", lambda said: dataclasses.replace(said, content=said.content[1:])),
-    ("mask", "masked-shape", lambda _: masked(np.zeros(4, np.uint32), np.zeros(1, np.uint64), 16)),
+    ("mask", "masked-shape", lambda said: masked(np.zeros(4, np.uint32), np.zeros(1, np.uint64), 16, said.signature)),
+    ("mask", "dealers-unsigned", lambda said: dataclasses.replace(said, signature="")),
+    ("mask", "dealers-unsigned", lambda said: dataclasses.replace(said, signature="00" * 64)),
+    ("mask", "dealers-unsigned", lambda said: dataclasses.replace(said, signature=said.signature[:-2])),
+    ("mask", "dealers-unsigned", lambda said: dataclasses.replace(said, signature=said.signature.upper())),
+    ("mask", "dealers-unsigned", lambda said: dataclasses.replace(said, signature=f"{said.signature} ")),
+    ("mask", "dealers-unsigned", lambda said: dataclasses.replace(said, signature="é" * 128)),
     ("confirm", "confirmation-invalid", lambda _: Confirmation(signature="00" * 64)),
     ("unmask", "share-forged", lambda said: Revelation(seeds=dict.fromkeys(said.seeds, "00" * 66), keys={})),
     ("unmask", "revealed-others", lambda said: Revelation(seeds={}, keys=said.seeds)),
@@ -190,6 +197,32 @@ def test_what_is_refused_has_changed_nothing(step: str, code: str, change: Calla
         assert code_of(lambda: give(sum_, step, ME, change(said))) == code
     assert sum_.round.answered == tuple(REST[:2])
     finish(sum_, step, (ME, *REST[2:]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [dataclasses.replace(CONTEXT, round=2), dataclasses.replace(CONTEXT, about="test"), CONTEXT],
+    ids=["round", "question", "keys"],
+)
+def test_a_signature_of_the_dealers_of_another_sum_is_none_of_this(other: Context) -> None:
+    """Same names, same sites; other offers, where nothing else is different."""
+    elsewhere = Sum(ANSWERS, context=other, seed=1).until("mask")
+    sum_ = before("mask")
+    honest = sum_.parties[ME].mask(CONTEXT, sum_.round.received(ME))
+    replayed = dataclasses.replace(honest, signature=elsewhere.masked[ME].signature)
+    assert code_of(lambda: sum_.round.masked(ME, replayed)) == "dealers-unsigned"
+    finish(sum_, "mask", SITES)
+
+
+def test_whom_a_site_masked_with_is_passed_on_as_it_was_signed_and_of_nobody_else() -> None:
+    sum_ = Sum(ANSWERS).until("deal")
+    sum_.mask(REST)
+    told = sum_.round.survivors()
+    assert told.survivors == tuple(REST)
+    assert told.signatures == {site: sum_.masked[site].signature for site in REST}
+    said = dealers_message(CONTEXT, sum_.round.offers().sha256(), SITES)
+    for site, signature in told.signatures.items():
+        key_of(site).verify_key.verify(bytes.fromhex(signature), said)
 
 
 def test_a_key_that_another_site_offered_is_refused() -> None:
@@ -276,6 +309,17 @@ def test_in_a_simulation_without_a_roster_the_coordinator_takes_keys_on_trust() 
     sum_ = Sum(ANSWERS)
     sum_.round = SumRound(CONTEXT, Threshold(), None, ANSWERS[ME].shape)
     assert found(run(sum_)) == expected(ANSWERS.values())
+
+
+def test_without_a_roster_too_what_cannot_be_passed_on_is_refused() -> None:
+    sum_ = Sum(ANSWERS)
+    sum_.round = SumRound(CONTEXT, Threshold(), None, ANSWERS[ME].shape)
+    sum_.until("deal")
+    honest = sum_.parties[ME].mask(CONTEXT, sum_.round.received(ME))
+    for signature in ("", "no signature", honest.signature.upper()):
+        false = dataclasses.replace(honest, signature=signature)
+        assert code_of(lambda false=false: sum_.round.masked(ME, false)) == "dealers-unsigned"  # type: ignore[misc]
+    finish(sum_, "mask", SITES)
 
 
 def peak_bytes(sites: int, parameters: int) -> int:

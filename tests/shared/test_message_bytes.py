@@ -76,7 +76,7 @@ REPLIES: list[Reply] = [
     Refusal("site-data", "this site is empty: 0 usable cases, 3 unusable", "check the folder"),
     Offered(PAPER),
     Dealt(PAPER),
-    Masked(np.arange(25, dtype=np.uint8), 18, 4, 2),
+    Masked(np.arange(25, dtype=np.uint8), 18, 4, 2, "5a" * 64),
     Confirmed(PAPER),
     Revealed(PAPER),
 ]
@@ -174,10 +174,10 @@ def test_any_paper_of_a_step_comes_back(paper: bytes, about: About, at: int) -> 
     assert same(reply_from_bytes(reply_to_bytes(answer)), answer)
 
 
-@given(st.binary(max_size=99), st.integers(0, 99), st.integers(0, 2**40), st.integers(0, 9))
-def test_any_masked_answer_comes_back(content: bytes, bits: int, values: int, counts: int) -> None:
-    """Whether its lengths are those that were agreed is asked by whoever adds it up."""
-    masked = Masked(np.frombuffer(content, np.uint8), bits, values, counts)
+@given(st.binary(max_size=99), st.integers(0, 99), st.integers(0, 2**40), st.text(max_size=200))
+def test_any_masked_answer_comes_back(content: bytes, bits: int, values: int, signature: str) -> None:
+    """Whether its lengths are those that were agreed, and who has signed it, is asked by whoever adds it up."""
+    masked = Masked(np.frombuffer(content, np.uint8), bits, values, 3, signature)
     assert same(reply_from_bytes(reply_to_bytes(masked)), masked)
 
 

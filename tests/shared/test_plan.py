@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import PlanError
+from shared.fixed_point import peak
 from shared.plan import Plan, from_document, load, parse
+from shared.secure.ring import bits_for
 
 TEXT = """
 [plan]
@@ -252,6 +254,55 @@ def test_a_plan_may_share_models_where_nothing_is_promised_that_they_would_break
 def test_models_of_single_sites_leave_under_no_other_plan(change: dict[str, Any]) -> None:
     said = {name: value for name, value in {**CROSSING, **change}.items() if value is not None}
     assert "evaluation.cross_site sends models of single sites" in refusal(**said).sentence
+
+
+SECURE: dict[str, Any] = {
+    "secure_aggregation__enabled": True,
+    "aggregation__weights": "equal",
+    "evaluation__release": "sum",
+}
+
+
+@given(st.integers(8, 32), st.integers(1, 300), st.lists(st.integers(1, 1000), max_size=5))
+def test_sums_under_masks_fit_32_bits_or_the_plan_is_refused_with_the_bits_that_do(
+    bits: int, quorum: int, weights: list[int]
+) -> None:
+    """Oracle: the least width that holds the sum of as many largest integers, by counting."""
+    public = {f"site-{number}": weight for number, weight in enumerate(weights)}
+    total = sum(weights) if weights else max(2, quorum)
+
+    def fits(width: int) -> bool:
+        return 2 * ((1 << (width - 1)) - 1) * total + 1 <= 1 << 32
+
+    said = SECURE | {"aggregation__fixed_point": {"bits": bits}, "participation__quorum": quorum}
+    if public:
+        said |= {"aggregation__weights": "public", "aggregation__public_weights": public}
+    if fits(bits):
+        plan = from_document(document(**said))
+        assert bits_for(peak(plan.aggregation.fixed_point), total) <= 32
+    else:
+        most = max((width for width in range(1, 33) if fits(width)), default=0)
+        assert f"can be {most} at most" in refusal(**said).sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"aggregation__weights": "patients"}, 'use "equal" or "public"'),
+        ({"evaluation__release": "site"}, 'use "sum" or "dp"'),
+        ({"aggregation__fixed_point": {"bits": 32}}, "can be 31 at most"),
+        ({"secure_aggregation__threshold": 1}, "secure_aggregation.threshold"),
+    ],
+    ids=["patients", "sites", "bits", "threshold"],
+)
+def test_what_cannot_be_kept_under_masks_is_refused(change: dict[str, Any], said: str) -> None:
+    bits = {"aggregation__fixed_point": {"bits": 24}}
+    assert from_document(document(**(SECURE | bits))).secure_aggregation.enabled
+    assert said in refusal(**(SECURE | bits | change)).sentence
+
+
+def test_a_threshold_without_secure_aggregation_is_refused() -> None:
+    assert "enabled is false" in refusal(secure_aggregation__threshold=3).sentence
 
 
 def test_under_privacy_a_plan_that_shares_models_is_refused() -> None:

@@ -12,14 +12,18 @@ from shared.messages import Masked
 from shared.secure.held import Held, Shape, masked, parts
 from shared.secure.holders import Threshold
 
+SIGNATURE = "5a" * 64
+"""Carried as it is: what it is over is no matter of form."""
+
 
 @given(st.integers(16, 32), st.integers(0, 50), st.integers(0, 9), st.integers(0, 2**32))
 def test_masked_numbers_come_back_as_they_were(bits: int, values: int, counts: int, seed: int) -> None:
     numbers = np.random.default_rng(seed)
     residues = numbers.integers(0, 2**bits, values, np.uint64).astype(np.uint32)
     words = numbers.integers(0, 2**64, counts, np.uint64)
-    message = masked(residues, words, bits)
+    message = masked(residues, words, bits, SIGNATURE)
     assert (message.values, message.counts, message.bits) == (values, counts, bits)
+    assert message.signature == SIGNATURE
     back = parts(message)
     assert back[0].tolist() == residues.tolist()
     assert back[1].tolist() == words.tolist()
@@ -27,7 +31,7 @@ def test_masked_numbers_come_back_as_they_were(bits: int, values: int, counts: i
 
 
 def test_counts_are_little_endian_words_after_the_values() -> None:
-    message = masked(np.array([0x0201], np.uint32), np.array([0x0807060504030201], np.uint64), 16)
+    message = masked(np.array([0x0201], np.uint32), np.array([0x0807060504030201], np.uint64), 16, SIGNATURE)
     assert message.content.tolist() == [1, 2, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
@@ -35,12 +39,12 @@ def test_counts_are_little_endian_words_after_the_values() -> None:
     "changes", [{"values": 4}, {"values": 2}, {"counts": 1}, {"counts": 3}, {"bits": 17}, {"bits": 32}], ids=ascii
 )
 def test_lengths_that_do_not_fit_the_bytes_are_refused(changes: dict[str, int]) -> None:
-    message = masked(np.arange(3, dtype=np.uint32), np.arange(2, dtype=np.uint64), 16)
+    message = masked(np.arange(3, dtype=np.uint32), np.arange(2, dtype=np.uint64), 16, SIGNATURE)
     assert code_of(lambda: parts(dataclasses.replace(message, **changes))) == "masked-shape"
 
 
 def test_bytes_that_are_no_vector_are_refused() -> None:
-    assert code_of(lambda: parts(Masked(np.zeros((2, 3), np.uint8), 16, 3, 0))) == "masked-shape"
+    assert code_of(lambda: parts(Masked(np.zeros((2, 3), np.uint8), 16, 3, 0, SIGNATURE))) == "masked-shape"
 
 
 @pytest.mark.parametrize("values", [[101], [-101], [0, 5, 200], [-(2**31)]], ids=ascii)

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from summed import code_of, names_of
 
+from shared.plan_protection import SecureAggregation
 from shared.secure.holders import Threshold, two_thirds
+from shared.secure.threshold import needed, rule
 
 
 @given(st.integers(2, 500))
@@ -46,6 +48,43 @@ def test_without_a_number_the_plan_s_quorum_is_the_least_whoever_is_asked(sites:
     else:
         assert rule.of(sites) == max(quorum, two_thirds(sites))
     assert Threshold(sites, least=2 * sites).of(sites) == sites, "a number in the plan is that number"
+
+
+@pytest.mark.parametrize("asked", range(2, 10))
+def test_whom_a_coordinator_asks_does_not_lower_what_the_plan_says(asked: int) -> None:
+    """Of a federation of nine with a quorum of six it asks fewer: with a number of sites or a quorum, in vain."""
+    quorum = 6
+    for agreed in (Threshold(least=quorum), Threshold(quorum), rule(SecureAggregation(), quorum)):
+        if asked < quorum:
+            assert code_of(lambda agreed=agreed: agreed.of(asked)) == "below-threshold"  # type: ignore[misc]
+            assert code_of(lambda agreed=agreed: agreed.circle(names_of(asked), b"")) == "below-threshold"  # type: ignore[misc]
+        else:
+            assert agreed.of(asked) >= quorum
+    assert Threshold().of(asked) == two_thirds(asked), "control: a part of those asked is small where few are asked"
+
+
+@given(st.integers(2, 60), st.integers(2, 60))
+def test_with_fewer_colluding_sites_than_the_quorum_less_one_another_honest_site_is_in_every_sum(
+    quorum: int, sites: int
+) -> None:
+    """As the text says: whoever a coordinator asks, a site that takes part, and as many colluding ones as there are."""
+    agreed = Threshold(least=quorum)
+    if sites >= quorum:
+        others = agreed.of(sites) - 1
+        assert all(others - colluding >= 1 for colluding in range(quorum - 1))
+
+
+@given(st.integers(2, 40), st.one_of(st.none(), st.integers(2, 40)), st.integers(2, 40))
+def test_the_rule_of_a_plan_is_the_one_that_the_plan_promises(quorum: int, threshold: int | None, offered: int) -> None:
+    """``needed`` tells the approver and the coordinator's table of rounds, ``rule`` decides."""
+    settings = SecureAggregation(enabled=True, threshold=threshold)
+    agreed, least = rule(settings, quorum), needed(settings, quorum, offered)
+    if 2 * least <= offered:
+        assert code_of(lambda: agreed.of(offered)) == "threshold-low"
+    elif offered < least:
+        assert code_of(lambda: agreed.of(offered)) == "below-threshold"
+    else:
+        assert agreed.of(offered) == least
 
 
 def both_sets_confirmed(sites: int, threshold: int, colluding: int) -> bool:

@@ -112,7 +112,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(kind: str) -> None:
     ("field", "wrong"),
     [
         ("site", "../aachen"),
-        ("site", "AACHEN"),
+        ("site", "aachen/1"),
         ("cipher_key", "ab" * 31),
         ("cipher_key", "AB" * 32),
         ("mask_key", "zz" * 32),
@@ -143,12 +143,33 @@ def test_a_ring_has_16_to_32_bits(bits: object) -> None:
     assert refused("offers", changed("offers", bits=bits)) == "paper-form"
 
 
+@pytest.mark.parametrize("name", ["busbra_ge_logiq5", "HRF", "Klinik Süd", "site.2", "0", "ä" * 63], ids=ascii)
+def test_a_site_is_called_as_a_simulation_calls_it(name: str) -> None:
+    survivors = Survivors(survivors=(name,), signatures={})
+    assert Survivors.from_bytes(survivors.to_bytes()) == survivors
+
+
+@pytest.mark.parametrize("name", ["", "-a", " a", "a\nb", "a\u202eb", "a/b", "a\x1b[31m", "a" * 64], ids=ascii)
+def test_what_could_deceive_a_reader_or_fill_a_page_is_no_name(name: str) -> None:
+    assert refused("survivors", changed("survivors", survivors=[name])) == "paper-form"
+
+
 @pytest.mark.parametrize("names", [SITES[::-1], (*SITES, SITES[-1]), ("b", "a"), ("a", "a")], ids=ascii)
 def test_names_are_sorted_and_told_once(names: tuple[str, ...]) -> None:
     assert refused("survivors", changed("survivors", survivors=list(names))) == "paper-form"
     assert refused("unmasking", changed("unmasking", dropped=list(names))) == "paper-form"
     with pytest.raises(ValidationError):
-        Survivors(survivors=names)
+        Survivors(survivors=names, signatures={})
+
+
+@pytest.mark.parametrize("signature", ["", "ab" * 63, "AB" * 64, "zz" * 64, None], ids=str)
+def test_a_signature_among_the_survivors_has_64_bytes_and_one_form(signature: object) -> None:
+    signatures = json.loads(PAPERS["survivors"].to_bytes())["signatures"]
+    assert signatures.keys() == {*SITES[:3]}
+    wrong = signatures | {SITES[0]: signature}
+    assert refused("survivors", changed("survivors", signatures=wrong)) == "paper-form"
+    strange = signatures | {"../aachen": signatures[SITES[0]]}
+    assert refused("survivors", changed("survivors", signatures=strange)) == "paper-form"
 
 
 @pytest.mark.parametrize("share", ["", "ab" * 65, "ab" * 67, "AB" * 66, "zz" * 66])

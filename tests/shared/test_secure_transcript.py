@@ -146,6 +146,20 @@ def test_offers_are_signed_over_the_question_and_all_that_they_say() -> None:
         assert offer["commitment"] == hashlib.sha256(told + b"\n" + seed).hexdigest()
 
 
+def test_with_its_masked_values_each_site_signed_the_offers_and_who_dealt_and_later_also_who_is_in_the_sum() -> None:
+    golden = json.loads(GOLDEN.read_text())
+    offers = hashlib.sha256(golden["1 offers"].encode()).hexdigest()
+    dealers = {"dealers": sorted(ANSWERS), "offers": offers}
+    for kind, said, signatures in (
+        ("dealers", dealers, json.loads(golden["5 survivors"])["signatures"]),
+        ("survivors", dealers | {"survivors": sorted(MASKED)}, json.loads(golden["7 unmasking"])["confirmations"]),
+    ):
+        assert sorted(signatures) == sorted(MASKED)
+        message = context(kind) + b"\n" + json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
+        for site, signature in signatures.items():
+            Ed25519PublicKey.from_public_bytes(key_of(site).verify_key.raw).verify(bytes.fromhex(signature), message)
+
+
 def at_zero(points: dict[int, int]) -> int:
     """The polynomial through ``points`` at zero, modulo the prime; Lagrange over the rationals."""
     total = 0

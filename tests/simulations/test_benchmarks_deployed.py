@@ -311,7 +311,7 @@ def test_the_section_is_run_only_when_it_is_asked_for(monkeypatch: pytest.Monkey
         monkeypatch.setattr(sys, "argv", ["run.py", *argv])
         run.main()
     assert "deployed" not in chosen[0]
-    assert set(chosen[0]) == set(run.SECTIONS) - {"deployed"}
+    assert set(chosen[0]) == set(run.SECTIONS) - {"deployed", "secure"}
     assert chosen[1] == ["deployed"]
 
 

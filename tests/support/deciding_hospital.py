@@ -43,7 +43,7 @@ PILOT = """
 unsafe_allow_unprotected = true
 min_patients = 1
 [statistics]
-release = ["dp", "site"]
+release = ["dp", "sum", "site"]
 """
 PRIVATE: dict[str, Any] = {
     "privacy": {

@@ -1,5 +1,6 @@
 """Four sites in memory that mask what they send: ``MemoryFleet`` under secure aggregation."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from client.secure.released import Remembered
 from client.secure.summing import Summing
 from client.site import Site
 from shared.crypto.signing import VerifyKey
+from shared.messages import Reply, Request
 from shared.plan import Plan
 from shared.secure.entropy import seeded
 from shared.secure.threshold import rule
@@ -35,7 +37,9 @@ SUMMED: dict[str, Any] = {
 
 def masked_site(name: str, plan: Plan, members: dict[str, VerifyKey]) -> Site:
     identity, entropy = Identity(name, key_of(name)), seeded(name.encode())
-    party = Party(identity, lambda: members, rule(plan.secure_aggregation), Remembered(), entropy)
+    party = Party(
+        identity, lambda: members, rule(plan.secure_aggregation, plan.participation.quorum), Remembered(), entropy
+    )
     return replace(tiny_site(name, plan), summing=Summing(party, plan))
 
 
@@ -44,11 +48,16 @@ class MaskedFleet(MemoryFleet):
 
     def __init__(self, plan: Plan, *, tamper: Tamper | None = None, reverse: bool = False) -> None:
         super().__init__(plan, tamper=tamper, reverse=reverse)
+        self.deadlines_s: dict[str, float] = {}
         self.identities = {name: key_of(name).verify_key for name in NAMES}
         if plan.secure_aggregation.enabled:
             self.sites = {name: masked_site(name, plan, self.identities) for name in NAMES}
         else:
             self.sites = {name: tiny_site(name, plan) for name in NAMES}
+
+    def ask(self, requests: Mapping[str, Request], deadline_s: float) -> Iterator[tuple[str, Reply]]:
+        self.deadlines_s |= {type(request).__name__: deadline_s for request in requests.values()}
+        yield from super().ask(requests, deadline_s)
 
     def tampered_with(self, tamper: Tamper | None) -> "MaskedFleet":
         """The same sites, whose replies are changed in another way from now on."""
