@@ -149,13 +149,14 @@ class Attack:
         """The sum of the weighted values of the fooled sites, if nothing but what is known here hides it."""
         total, counts, bits = np.zeros(4, np.uint32), np.zeros(2, np.uint64), self.sum.round.offers().bits
         for site in self.fooled:
-            values, words = (one.copy() for one in parts(self.masked[site]))
+            packed, words_ = parts(self.masked[site])
+            values, words = packed.copy(), words_.copy()
             masks.remove(self_key(self.seed(site, revealed), CONTEXT, site), 1, values, words)
             for peer in set(self.circle.neighbours(site)) & set(self.colluding):
                 masks.remove(self.pair(peer, site), sign_of(site, peer), values, words)
             total += values
             counts += words
-        return lift(total & np.uint32(2**bits - 1), bits).tolist() + counts.view(np.int64).tolist()
+        return [*map(int, lift(total & np.uint32(2**bits - 1), bits)), *map(int, counts.view(np.int64))]
 
     def pair(self, colluding: str, site: str) -> bytes:
         """The key of the mask between a colluding site, whose private key is known, and another."""
