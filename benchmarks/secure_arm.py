@@ -77,8 +77,8 @@ _COUNTS = 4
 _SPREAD = 0.25
 """Standard deviation of the changes, in ranges: few are clipped."""
 _KEY_BYTES = 32
-_HAD = 16
-"""Vectors of the network's length that are in use at once, about."""
+_HAD = 32
+"""Vectors of the network's length that are in use at once, or a few more."""
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -301,7 +301,7 @@ class Sites:
 
 def sums(sites: int, length: int, bits: int, dropped: Sequence[int]) -> dict[str, Any]:
     """Figures of one federation: without masks both ways, and under masks for each number of sites in ``dropped``."""
-    _as_in_the_second_round(length)
+    as_in_the_second_round(length)
     fixed_point = FixedPoint(range=1.0, bits=bits)
     names = [f"site-{number:03}" for number in range(sites)]
     branches: list[Branch] = []
@@ -327,7 +327,7 @@ def sums(sites: int, length: int, bits: int, dropped: Sequence[int]) -> dict[str
     }
 
 
-def _as_in_the_second_round(length: int) -> None:
+def as_in_the_second_round(length: int) -> None:
     """Have the memory that all sides use: its first use would be charged to whoever comes first."""
     _ = [np.ones(length, np.float32) for _ in range(_HAD)]
 

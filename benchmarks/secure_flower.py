@@ -35,7 +35,7 @@ from flwr.server.workflow.constant import MAIN_CONFIGS_RECORD, MAIN_PARAMS_RECOR
 from flwr.server.workflow.constant import Key as WorkflowKey
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
-from secure_arm import changes
+from secure_arm import as_in_the_second_round, changes
 
 from shared.secure.holders import two_thirds
 
@@ -90,6 +90,8 @@ class Handed:
 
 def sums(sites: int, length: int, dropped: int) -> dict[str, float]:
     """Figures of one round, as ``secure_arm.Ledger.summary`` has them."""
+    # Its integers have 64 bits.
+    as_in_the_second_round(2 * length)
     nodes = range(1, sites + 1)
     drawn = dict(changes(list(nodes), length))
     left = nodes[: sites - dropped]
