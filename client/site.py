@@ -39,7 +39,7 @@ from client.training.explained import explained
 from client.training.inference import recalibrated, scores, told
 from client.workbench import Workbench
 from shared.arrays import read_vector
-from shared.errors import CaseError, ConsiliumError, ProtocolError, SiteDataError
+from shared.errors import BudgetError, CaseError, ConsiliumError, ProtocolError, SiteDataError, UpdateRejected
 from shared.evaluation.additive import in_units
 from shared.evaluation.explanations import Leaving, explaining
 from shared.evaluation.subgroups import Layout, layout
@@ -271,9 +271,14 @@ class Site:
         return recalibrated(wanted, validation, bench.plan)
 
 
+_OF_CASES = (SiteDataError, CaseError, BudgetError, UpdateRejected)
+"""Errors whose sentence may hold numbers of this site's cases, or what they have paid."""
+
+
 def refusal(error: ConsiliumError, plan: Plan) -> Refusal:
-    """What a coordinator is told: under patient-level privacy nothing that was counted among a site's cases."""
-    if plan.privacy.unit == "patient" and isinstance(error, SiteDataError | CaseError):
+    """What a coordinator is told: under privacy or masks nothing counted among a site's cases, nor what they paid."""
+    hidden = plan.privacy.unit == "patient" or plan.secure_aggregation.enabled
+    if hidden and isinstance(error, _OF_CASES):
         return Refusal(
             error.code, f"this site cannot take part ({error.code})", "its own staff can see why, and no more is told"
         )

@@ -59,6 +59,7 @@ from shared.errors import ConsiliumError, RunError
 from shared.evaluation.explanations import Measuring
 from shared.fixed_point import peak
 from shared.messages import Cross, Envelope, Evaluate, Hello, Personalise, Reply, Request, Share, Train
+from shared.secure.question import definition, noised_run
 from shared.secure.ring import bits_for
 
 ROUNDS = "rounds.jsonl"
@@ -86,7 +87,9 @@ class Coordinator:
         self._outcome.first, self._outcome.last = (
             self._measured_before(completed, name) for name in (measured.FIRST, measured.LAST)
         )
-        self._state = rounds.start(rounds.shape_of(setup.plan), frozenset(fleet.names()), completed)
+        self._state = rounds.start(
+            rounds.shape_of(setup.plan, len(setup.identities)), frozenset(fleet.names()), completed
+        )
         keep_rounds(setup.files.folder / ROUNDS, completed)
 
     def run(self) -> Outcome:
@@ -120,6 +123,8 @@ class Coordinator:
     def _ask(self, ask: Ask) -> list[Action]:
         """Ask everybody, count what comes until the deadline, keep what it brought; returns what is to be done next."""
         self._watch.asked(self._state)
+        if ask.question.phase is Phase.TESTING:
+            self._finalise()
         question, intake = ask.question, self._intake(ask.question)
         greeting = self._admission() if ask.greet else None
         if question.phase is Phase.TRAINING:
@@ -188,7 +193,6 @@ class Coordinator:
             case Phase.MEASURING:
                 return Evaluate(envelope, self._server.weights, "validation")
             case Phase.TESTING:
-                self._finalise()
                 return Evaluate(envelope, self._outcome.weights, "test")
             case _:
                 return self._own_models_request(question, envelope)
@@ -222,11 +226,15 @@ class Coordinator:
 
     def _expected(self, phase: Phase) -> Expected:
         """What the answers to a question are, where they are to be added up under masks."""
-        setup = self._setup
+        setup, final = self._setup, phase in {Phase.TESTING, Phase.PERSONALISING}
+        model = self._outcome.weights if final else self._server.weights
+        run = noised_run(setup.plan, ABOUT[phase], setup.journal.run)
         if phase is Phase.TRAINING:
             schema = setup.files.schema
-            return Expected(schema.digest(), schema.length, setup.plan.aggregation.fixed_point, self._weights)
-        return Expected(*self._measurements(phase).definition)
+            grid, defined = setup.plan.aggregation.fixed_point, definition(schema.digest(), model, run)
+            return Expected(defined, schema.length, grid, self._weights)
+        digest, length = self._measurements(phase).definition
+        return Expected(definition(digest, model, run), length)
 
     def _measurements(self, phase: Phase) -> Measurements | NoisedMeasurements:
         return measurements(self._setup.task, self._setup.plan, _MEASURED.get(phase, "test"))

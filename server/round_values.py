@@ -105,7 +105,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a plan says about the course of a run."""
+    """What a plan says about the course of a run; ``enrolled`` counts the sites that may take part in a sum."""
 
     rounds: int
     quorum: int
@@ -114,6 +114,7 @@ class Shape:
     personalise: Literal["never", "after-last-round"]
     share: Literal["never", "after-personalising"] = "never"
     secure: SecureAggregation = NOT_SECURE
+    enrolled: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ Promises
 - Nothing is aggregated below the plan's quorum; what happens then (abort, or skip the round) is the plan's choice.
 - Under secure aggregation four phases follow a question before its answers are a sum. Each asks those who answered the
   one before; with fewer than the threshold, or of updates than the quorum, the question counts as answered by nobody,
-  and nothing is unmasked.
+  and nothing is unmasked. A model that was measured is not measured again.
 - A site that failed in one round is asked again in the next. One that could not be reached when sites were admitted, or
   whose people had not approved yet (``PASSING``), is greeted again with each round, and takes part from the round after
   its answer; nobody waits for it. One that was refused stays out.
@@ -62,8 +62,8 @@ class Line:
     words: str
 
 
-def shape_of(plan: Plan) -> Shape:
-    """The course that a plan prescribes."""
+def shape_of(plan: Plan, enrolled: int = 0) -> Shape:
+    """The course that a plan prescribes where ``enrolled`` sites may take part in a sum."""
     return Shape(
         rounds=plan.plan.rounds,
         quorum=plan.participation.quorum,
@@ -72,6 +72,7 @@ def shape_of(plan: Plan) -> Shape:
         personalise="never" if plan.personalisation is None else "after-last-round",
         share="after-personalising" if plan.evaluation.cross_site else "never",
         secure=plan.secure_aggregation,
+        enrolled=enrolled,
     )
 
 
@@ -186,8 +187,10 @@ def _after_loss(state: State, _event: Event) -> State:
 
 
 def _after_round(state: State) -> State:
-    last = state.round == state.shape.rounds
-    return _ask(state, Phase.MEASURING) if last or state.round % state.shape.every == 0 else _next_round(state)
+    due = state.round == state.shape.rounds or state.round % state.shape.every == 0
+    # Measured twice at different sites, one model would show the statistics of those that differ.
+    again = state.shape.secure.enabled and state.aggregated != state.round
+    return _ask(state, Phase.MEASURING) if due and not again else _next_round(state)
 
 
 def _next_round(state: State) -> State:
@@ -223,7 +226,8 @@ def _summed(close: Callable[[State], State]) -> Callable[[State], State]:
     def transition(state: State) -> State:
         if not state.shape.secure.enabled:
             return close(state)
-        least = needed(state.shape.secure, state.shape.quorum, len(state.answered))
+        shape = state.shape
+        least = needed(shape.secure, shape.quorum, max(shape.enrolled, len(state.answered)))
         return _go_on_summing(replace(state, about=state.phase, needed=least, summed=frozenset()), Phase.DEALING)
 
     return transition

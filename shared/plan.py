@@ -311,6 +311,11 @@ class Plan(Section):
                 'and evaluation.release = "site" would send statistics of single sites: use "sum" or "dp"',
             ),
             (
+                (self.secure_aggregation.threshold or self.participation.quorum) < self.participation.quorum,
+                f"and a threshold of {self.secure_aggregation.threshold} below participation.quorum would make sums of "
+                "fewer sites than a round has",
+            ),
+            (
                 bits > room,
                 f"adds up in {SUM_BITS} bits, where sums of {bits} bits do not fit: aggregation.fixed_point.bits can "
                 f"be {max(room, 0)} at most",

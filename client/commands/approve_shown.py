@@ -111,10 +111,14 @@ def _seen(plan: Plan, sites: int) -> str:
     if not plan.secure_aggregation.enabled:
         return "by the coordinator, number by number"
     least = needed(plan.secure_aggregation, plan.participation.quorum, sites)
-    colluding = max(tolerated(least, sites), 0)
+    others = sites - 1
+    colluding = min(tolerated(least, sites), others)
+    unless = (
+        f"no more than {colluding} of the other {others} tell" if colluding else f"none of the other {others} tells"
+    )
     return (
         f"under masks: the coordinator reads sums over {least} sites or more, and nothing of this site alone, as "
-        f"long as no more than {colluding} of the other {sites - 1} tell it what they know"
+        f"long as {unless} it what they know"
     )
 
 

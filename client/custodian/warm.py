@@ -116,7 +116,7 @@ def _summing(folder: SiteFolder, opening: Opening) -> Summing | None:
     if not settings.enabled:
         return None
     identity = Identity(folder.settings.site.name, folder.signing_key())
-    agreed, notes = rule(settings, opening.plan.participation.quorum), Notes(opening.folder / SUMS)
+    agreed, notes = rule(settings, opening.plan.participation.quorum), Notes(folder.path / SUMS)
     return Summing(Party(identity, partial(_members, folder), agreed, notes, os.urandom), opening.plan)
 
 

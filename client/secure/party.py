@@ -49,6 +49,7 @@ from shared.secure.papers import (
     Survivors,
     Unmasking,
 )
+from shared.secure.question import question
 
 State = Offered | HasDealt | HasMasked | HasConfirmed | HasRevealed
 Answer = TypeVar("Answer", Dealing, Masked, Confirmation, Revelation)
@@ -128,7 +129,7 @@ class Party:
         """Sign who is in the sum."""
 
         def act(state: HasMasked) -> tuple[HasConfirmed, Confirmation]:
-            self._released.require(context, survivors.survivors)
+            self._released.require(_question(context, state), survivors.survivors)
             return steps.confirm(state, survivors, self._me.key)
 
         return self._once(context, survivors, act)
@@ -138,7 +139,7 @@ class Party:
 
         def act(state: HasConfirmed) -> tuple[HasRevealed, Revelation]:
             after = steps.unmask(state, unmasking)
-            self._released.note(context, state.survivors)
+            self._released.note(_question(context, state), state.survivors)
             return after
 
         return self._once(context, unmasking, act)
@@ -174,3 +175,8 @@ def _refused(code: str, sentence: str) -> ProtocolError:
     return ProtocolError(
         sentence, hint="this site sits this sum out; ask the question again, and everybody offers new keys", code=code
     )
+
+
+def _question(context: Context, state: HasMasked | HasConfirmed) -> str:
+    known = state.agreed
+    return question(context, known.offers[known.site].definition)

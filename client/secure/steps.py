@@ -145,7 +145,7 @@ def agree(before: Offered, offers: Offers, members: Mapping[str, VerifyKey], thr
     context, own = before.context, before.offer
     require_offers(context, own, offers, members)
     digest = offers.sha256()
-    circle = threshold.circle(offers.sites, graph_seed(context, digest))
+    circle = threshold.circle(offers.sites, graph_seed(context, digest), len(members))
     keys = {site: members[site] for site in offers.sites}
     by_name = {one.site: one for one in offers.offers}
     return Agreed(context, own.site, by_name, digest, offers.bits, keys, circle)

@@ -4,6 +4,7 @@ Promises
 - An update and statistics are kept in memory and never returned. What leaves in their place are public keys, then what
   ``client.secure.party`` says of each step.
 - Numbers are masked after everything that protects them: clipping, noise, rounding and suppression are done.
+- A sum is of one model: what is offered names the digest of the model that was asked about.
 - Whatever is no sum (a model of this site's own) is refused, should a plan ever ask for it.
 
 Loss, steps, saturated parameters and milliseconds of training are counts, and go through the same sum.
@@ -16,13 +17,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from client.secure.party import Party
-from shared.errors import ProtocolError
+from shared.errors import ProtocolError, UpdateRejected
 from shared.fixed_point import peak
 from shared.messages import (
     About,
     Bytes,
     Confirm,
     Confirmed,
+    Counts,
     Deal,
     Dealt,
     Envelope,
@@ -45,8 +47,11 @@ from shared.plan import Plan
 from shared.secure.context import Context
 from shared.secure.held import Held
 from shared.secure.papers import Offers, Received, Survivors, Unmasking
+from shared.secure.question import definition, noised_run
 
 _MILLISECONDS = 1000
+LARGEST_COUNT = 2**52
+"""As where sums are not masked: of 2,047 sites they stay below 2**63."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,9 @@ class Summing:
             case Welcome() | Refusal():
                 return reply
             case Update():
-                held = self._update(_context(request.envelope, _about(request)), reply)
+                held = self._update(request, reply)
             case Measured():
-                held = Held(np.zeros(0, np.int32), reply.counts, 1, 0, reply.schema)
+                held = Held(np.zeros(0, np.int32), _bounded(reply.counts), 1, 0, self._defined(request, reply.schema))
             case _:
                 raise ProtocolError(
                     "under secure aggregation only parts of a sum leave this site",
@@ -87,11 +92,29 @@ class Summing:
             case Unmask():
                 return Revealed(_content(party.unmask(context, Unmasking.from_bytes(content)).to_bytes()))
 
-    def _update(self, context: Context, update: Update) -> Held:
+    def _update(self, request: Request, update: Update) -> Held:
         # Asked again, a site trains again: the time of the first lets the same answer be the same offer.
+        context = _context(request.envelope, _about(request))
         milliseconds = self._took.setdefault(context, round(update.seconds * _MILLISECONDS))
-        counts = np.array([update.loss_sum, update.steps, update.saturated, milliseconds], np.int64)
-        return Held(update.values, counts, update.weight, peak(self.plan.aggregation.fixed_point), update.schema)
+        counts = _bounded([update.loss_sum, update.steps, update.saturated, milliseconds])
+        defined = self._defined(request, update.schema)
+        return Held(update.values, counts, update.weight, peak(self.plan.aggregation.fixed_point), defined)
+
+    def _defined(self, request: Request, schema: str) -> str:
+        assert isinstance(request, Train | Evaluate | Personalise)  # noqa: S101 - ``_about`` refuses all others
+        run = noised_run(self.plan, _about(request), request.envelope.run)
+        return definition(schema, request.weights, run)
+
+
+def _bounded(counts: Counts | list[int]) -> Counts:
+    """``counts``, of which many can be added; raises ``UpdateRejected``."""
+    if any(abs(int(one)) > LARGEST_COUNT for one in counts):
+        raise UpdateRejected(
+            f"a loss or a count is beyond {LARGEST_COUNT}, so that it cannot be added up with others'",
+            hint="lower the learning rate, or look at the model that was sent",
+            code="update-counts",
+        )
+    return np.asarray(counts, np.int64)
 
 
 def _context(envelope: Envelope, about: About) -> Context:

@@ -171,7 +171,7 @@ def _sums(plan: Plan) -> str:
     if plan.secure_aggregation.enabled:
         least = plan.secure_aggregation.threshold
         over = f"sums over {least} sites or more" if least else "sums over at least two thirds of the sites"
-        return f"Updates and statistics were masked: the coordinator read {over}, nothing of a single site."
+        return f"Updates and statistics were masked: of each question the coordinator read {over}, and no other sum."
     return "Updates were not masked: the coordinator could see those of a single site."
 
 

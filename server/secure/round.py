@@ -136,12 +136,13 @@ class SumRound:
         """For everybody who offered; ends the phase. Raises "below-threshold", "threshold-low" or ``PlanError``."""
         if self._closing("offering"):
             offered = tuple(self._offered[site] for site in sorted(self._offered))
-            self._threshold.of(len(offered))
+            enrolled = 0 if self._members is None else len(self._members)
+            self._threshold.of(len(offered), enrolled)
             bits = bits_for(self._shape.peak, sum(one.weight for one in offered))
             self._offers = Offers(bits=bits, offers=offered)
             self._digest = self._offers.sha256()
             seed = graph_seed(self._context, self._digest)
-            self._circle = self._threshold.circle(self._offers.sites, seed)
+            self._circle = self._threshold.circle(self._offers.sites, seed, enrolled)
             self._phase = "dealing"
         return self._offers
 

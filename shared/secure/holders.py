@@ -1,9 +1,10 @@
 """How many sites a sum needs, and who holds shares of whose secrets. The same at every site and at the coordinator.
 
 Promises
-- ``threshold``: least number of sites that may be left at any step, n being those that offered keys. It is what the
-  plan says; where it says none, floor(2n / 3) + 1, and no less than ``least``. A rule with 2 * threshold <= n is
-  refused ("threshold-low"), as is a sum of one site.
+- ``threshold``: least number of sites that may be left at any step. With n the active sites of the roster, asked or
+  not, it is what the plan says; where it says none, floor(2n / 3) + 1, and no less than ``least``. A rule with
+  2 * threshold <= n is refused ("threshold-low"), as is a sum of one site. It is of the roster and not of those that
+  offered, because a coordinator chooses whom it asks: of a few it could make one sum, and of a few others another.
 - Up to ``complete_up_to`` sites, everybody is everybody's neighbour, and ``threshold`` shares make a secret. Beyond,
   neighbours are drawn (``shared.secure.graph``), and the least degree and local number of shares whose computed
   probability of failure is small enough are used.
@@ -93,12 +94,13 @@ class Threshold:
     complete_up_to: int = COMPLETE_UP_TO
     least: int = LEAST_SITES
 
-    def of(self, offered: int) -> int:
-        """Least number of sites among ``offered``; raises ``ProtocolError``: "threshold-low", "below-threshold"."""
-        threshold = max(two_thirds(offered), self.least) if self.sites is None else self.sites
-        if threshold < LEAST_SITES or 2 * threshold <= offered:
+    def of(self, offered: int, enrolled: int = 0) -> int:
+        """Least number of sites among ``offered`` of the ``enrolled``; raises "threshold-low", "below-threshold"."""
+        everybody = max(offered, enrolled)
+        threshold = max(two_thirds(everybody), self.least) if self.sites is None else self.sites
+        if threshold < LEAST_SITES or 2 * threshold <= everybody:
             raise ProtocolError(
-                f"a threshold of {threshold} is too low for {offered} sites: two separate groups of them could each "
+                f"a threshold of {threshold} is too low for {everybody} sites: two separate groups of them could each "
                 "reveal half of what hides a single site's values",
                 hint="set secure_aggregation.threshold above half of the sites, and to 2 at least",
                 code="threshold-low",
@@ -107,9 +109,9 @@ class Threshold:
             raise below_threshold(offered, threshold)
         return threshold
 
-    def circle(self, names: Sequence[str], seed: bytes) -> Circle:
+    def circle(self, names: Sequence[str], seed: bytes, enrolled: int = 0) -> Circle:
         """Who holds what among ``names``; ``seed`` draws the graph (``statements.graph_seed``). Raises as ``of``."""
-        threshold = self.of(len(names))
+        threshold = self.of(len(names), enrolled)
         degree, needed = self._spread(len(names), threshold)
         beside = neighbours(names, degree, seed)
         return Circle(threshold, needed, {name: tuple(sorted((name, *beside[name]))) for name in sorted(names)})

@@ -23,14 +23,18 @@ def rule(settings: SecureAggregation, quorum: int) -> Threshold:
     return Threshold(settings.threshold, _degree, least=max(LEAST_SITES, quorum))
 
 
-def needed(settings: SecureAggregation, quorum: int, offered: int) -> int:
-    """Sites without whom no sum is unmasked, where ``offered`` sites offered keys; ``rule`` refuses a bad number."""
-    return max(LEAST_SITES, quorum, two_thirds(offered)) if settings.threshold is None else settings.threshold
+def needed(settings: SecureAggregation, quorum: int, enrolled: int) -> int:
+    """Sites without whom no sum is unmasked, where ``enrolled`` sites are active; ``rule`` refuses a bad number."""
+    return max(LEAST_SITES, quorum, two_thirds(enrolled)) if settings.threshold is None else settings.threshold
 
 
-def tolerated(least: int, offered: int) -> int:
-    """Most sites that may tell a lying coordinator all they know: 2 t > n + c and t > c; -1 for not even none."""
-    return min(least, 2 * least - offered) - 1
+def tolerated(least: int, enrolled: int) -> int:
+    """Most other sites that may tell a lying coordinator all they know, and a site's numbers still stay hidden.
+
+    With t = ``least``, n = ``enrolled`` and c of them colluding: 2 t > n + c, or there could be two sums of a question;
+    and t >= c + 2, or the smallest sum less what the c have added is one site's. Never below 0.
+    """
+    return max(0, min(least - 2, 2 * least - enrolled - 1))
 
 
 @cache
