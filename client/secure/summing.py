@@ -101,8 +101,8 @@ class Summing:
         return Held(update.values, counts, update.weight, peak(self.plan.aggregation.fixed_point), defined)
 
     def _defined(self, request: Request, schema: str) -> str:
-        assert isinstance(request, Train | Evaluate | Personalise)  # noqa: S101 - ``_about`` refuses all others
         run = noised_run(self.plan, _about(request), request.envelope.run)
+        assert isinstance(request, Train | Evaluate | Personalise)  # noqa: S101 - ``_about`` refuses all others
         return definition(schema, request.weights, run)
 
 

@@ -4,9 +4,13 @@ Promises
 - Sites whose models differ by a bit offer different definitions, and each refuses the other's ("offers-differ"): nobody
   can train one site's patients on a model and let the others send zeros about another (Pasquini, Francati and
   Ateniese, CCS 2022).
-- Exact answers to the same question differ by nothing but who gave them, whatever run or plan asked. So two sums of
+- Exact answers about one model differ by nothing but who gave them, whatever run or plan asked. So two sums of one
   ``question`` may be unmasked only over the same sites (``client.secure.released``).
 - Where every answer has fresh noise, paid for each time, a run is part of the question.
+
+Not promised: that two models which hardly differ are one question. Statistics of a model with one bit changed are mostly
+the same to the bit, so a coordinator that lies can measure it over other sites. No digest closes that; noise does
+(``release = "dp"``, which hospitals' policies ask for by default).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from summed import CONTEXT, Sum, carried, code_of, expected, found, held, key_of, names_of, party, run
+from summed import CONTEXT, DEFINITION, Sum, carried, code_of, expected, found, held, key_of, names_of, party, run
 
 from client.secure.party import Party
 from client.secure.released import Notes
@@ -37,6 +37,7 @@ from shared.secure.papers import (
     Survivors,
     Unmasking,
 )
+from shared.secure.question import question
 from shared.secure.shamir import SHARE_BYTES, split
 from shared.secure.statements import offer_message, share_commitment, survivors_message
 from shared.secure.threshold import rule
@@ -494,7 +495,7 @@ def test_a_sum_confirmed_for_one_set_and_unmasked_for_another_in_between_stays_m
     """Whatever was confirmed meanwhile: what counts is the note when shares are about to leave."""
     sum_ = until("confirm")
     other = tuple(site for site in SITES if site != VICTIM)
-    sum_.parties[LIAR]._released.note(CONTEXT, other)
+    sum_.parties[LIAR]._released.note(question(CONTEXT, DEFINITION), other)
     assert code_of(lambda: sum_.parties[LIAR].unmask(CONTEXT, sum_.round.unmasking())) == "unmasked-otherwise"
 
 

@@ -17,7 +17,7 @@ from client.protected import Guard
 from client.site import Site
 from client.training import self_test
 from client.workbench import Workbench
-from shared.errors import SiteDataError
+from shared.errors import BudgetError, SiteDataError
 from shared.fixed_point import dequantise
 from shared.message_bytes import reply_to_bytes
 from shared.messages import Envelope, Hello, Measured, Refusal, Reply, Request, Update, Vector, Welcome
@@ -113,16 +113,18 @@ def test_the_same_round_with_another_model_is_refused(tmp_path: Path) -> None:
     assert paid(site)[0].steps == plan.training.steps
 
 
-def test_beyond_the_cap_nothing_is_computed_and_the_refusal_says_so(tmp_path: Path) -> None:
+def test_beyond_the_cap_nothing_is_computed_and_the_refusal_says_so_without_what_was_paid(tmp_path: Path) -> None:
     plan = private_plan()
     site = guarded_site(plan, tmp_path, cap=Cap(0.5, 1e-4))
 
     def never(_claim: object) -> Noise:
         raise AssertionError("it was computed")
 
-    reply = refused(with_guard(site, noise=never).answer(train(plan, weights(site))))
-    assert reply.code == "budget"
-    assert "the cap is 0.5" in reply.sentence
+    asked = with_guard(site, noise=never)
+    reply = refused(asked.answer(train(plan, weights(site))))
+    assert (reply.code, reply.sentence) == ("budget", "this site cannot take part (budget)")
+    with pytest.raises(BudgetError, match=r"the cap is 0\.5"):
+        asked._computed(train(plan, weights(site)))
     assert paid(site) == ()
 
 

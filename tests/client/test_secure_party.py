@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from summed import CONTEXT, Sum, carried, code_of, expected, found, held, key_of, names_of, party, run
+from summed import CONTEXT, DEFINITION, Sum, carried, code_of, expected, found, held, key_of, names_of, party, run
 
 from client.secure.party import Party
 from client.secure.released import Notes
@@ -23,6 +23,7 @@ from shared.secure.context import Context
 from shared.secure.held import parts
 from shared.secure.holders import Threshold
 from shared.secure.papers import Paper, Survivors
+from shared.secure.question import question
 
 ROOT = Path(__file__).parents[2]
 SITES = tuple(sorted(names_of(4)))
@@ -169,7 +170,7 @@ def test_nothing_leaves_that_could_not_be_noted(tmp_path: Path) -> None:
     sum_.parties[ME] = party(ME, sum_.members, Threshold(), released=notes)
     sum_.until("confirm")
     notes.folder.mkdir()
-    damaged = notes._path(CONTEXT)
+    damaged = notes._path(question(CONTEXT, DEFINITION))
     damaged.write_bytes(b"{")
     with pytest.raises(SiteDataError):
         ask(sum_, "unmask")
@@ -185,7 +186,7 @@ def test_the_note_is_on_the_disk_when_shares_leave(tmp_path: Path) -> None:
     assert not notes.folder.exists(), "nothing is noted of a sum that is not unmasked"
     ask(sum_, "unmask")
     after = party(ME, sum_.members, Threshold(), released=Notes(tmp_path / "sums"))
-    assert code_of(lambda: after._released.require(CONTEXT, SITES[:3])) == "unmasked-otherwise"
+    assert code_of(lambda: after._released.require(question(CONTEXT, DEFINITION), SITES[:3])) == "unmasked-otherwise"
 
 
 def test_a_site_that_restarts_has_dropped_out_and_the_others_go_on() -> None:

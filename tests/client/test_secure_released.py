@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from summed import CONTEXT, code_of
+from summed import CONTEXT, DEFINITION, code_of
 
 from client.secure.released import Notes, Released, Remembered
 from shared.errors import ConsiliumError, ProtocolError
-from shared.secure.context import Context
+from shared.secure.question import question
 
 FIRST, SECOND = ("aachen", "bergen", "coimbra"), ("aachen", "bergen")
+ASKED = question(CONTEXT, DEFINITION)
 
 
 @pytest.fixture(params=["memory", "disk"])
@@ -25,68 +26,71 @@ def released(request: pytest.FixtureRequest, tmp_path: Path) -> Released:
 
 
 def test_what_was_not_unmasked_may_be_for_anybody(released: Released) -> None:
-    released.require(CONTEXT, FIRST)
-    released.require(CONTEXT, SECOND)
+    released.require(ASKED, FIRST)
+    released.require(ASKED, SECOND)
 
 
 def test_what_was_unmasked_may_be_again_for_the_same_sites_only(released: Released) -> None:
-    released.note(CONTEXT, FIRST)
-    released.note(CONTEXT, FIRST[::-1])
-    released.require(CONTEXT, FIRST)
+    released.note(ASKED, FIRST)
+    released.note(ASKED, FIRST[::-1])
+    released.require(ASKED, FIRST)
     for ask in (released.require, released.note):
-        assert code_of(lambda ask=ask: ask(CONTEXT, SECOND)) == "unmasked-otherwise"  # type: ignore[misc]
-    released.require(CONTEXT, FIRST)
+        assert code_of(lambda ask=ask: ask(ASKED, SECOND)) == "unmasked-otherwise"  # type: ignore[misc]
+    released.require(ASKED, FIRST)
 
 
-@pytest.mark.parametrize("field", ["run", "round", "about"])
-def test_every_question_is_remembered_by_itself(released: Released, field: str) -> None:
-    other = dataclasses.replace(
-        CONTEXT, **{"run": {"run": "x"}, "round": {"round": 4}, "about": {"about": "test"}}[field]
-    )  # type: ignore[arg-type]
-    released.note(CONTEXT, FIRST)
+OTHERS = {
+    "round of training": question(dataclasses.replace(CONTEXT, round=4), DEFINITION),
+    "about": question(dataclasses.replace(CONTEXT, about="test"), DEFINITION),
+    "definition": question(CONTEXT, "ef" * 32),
+}
+
+
+@pytest.mark.parametrize("which", OTHERS)
+def test_every_question_is_remembered_by_itself(released: Released, which: str) -> None:
+    other = OTHERS[which]
+    released.note(ASKED, FIRST)
     released.note(other, SECOND)
-    assert code_of(lambda: released.require(CONTEXT, SECOND)) == "unmasked-otherwise"
+    assert code_of(lambda: released.require(ASKED, SECOND)) == "unmasked-otherwise"
     assert code_of(lambda: released.require(other, FIRST)) == "unmasked-otherwise"
 
 
-def test_the_same_question_under_another_plan_is_the_same_question(released: Released) -> None:
-    released.note(CONTEXT, FIRST)
-    other = dataclasses.replace(CONTEXT, plan_digest="0" * 64)
-    assert code_of(lambda: released.require(other, SECOND)) == "unmasked-otherwise"
+@pytest.mark.parametrize("change", [{"plan_digest": "0" * 64}, {"run": "another"}], ids=["plan", "run"])
+def test_the_same_question_under_another_plan_or_run_is_the_same_question(
+    released: Released, change: dict[str, str]
+) -> None:
+    released.note(ASKED, FIRST)
+    again = question(dataclasses.replace(CONTEXT, **change), DEFINITION)  # type: ignore[arg-type]
+    assert code_of(lambda: released.require(again, SECOND)) == "unmasked-otherwise"
 
 
-questions = st.builds(
-    Context,
-    st.just("ab" * 32),
-    st.sampled_from(["run-1", "run-2"]),
-    st.integers(1, 3),
-    st.sampled_from(["train", "test"]),
-)
+questions = st.sampled_from([ASKED, *OTHERS.values()])
 sets = st.sampled_from([FIRST, SECOND, ("aachen", "delft")])
 
 
 @given(st.lists(st.tuples(questions, sets), max_size=20))
-def test_notes_are_those_of_a_dictionary_that_keeps_the_first(asked: list[tuple[Context, tuple[str, ...]]]) -> None:
-    memory, model = Remembered(), {}
-    for context, survivors in asked:
-        kept = model.setdefault(context, survivors)
+def test_notes_are_those_of_a_dictionary_that_keeps_the_first(asked: list[tuple[str, tuple[str, ...]]]) -> None:
+    memory = Remembered()
+    model: dict[str, tuple[str, ...]] = {}
+    for which, survivors in asked:
+        kept = model.setdefault(which, survivors)
         try:
-            memory.note(context, survivors)
+            memory.note(which, survivors)
             assert kept == survivors
         except ProtocolError:
             assert kept != survivors
 
 
 def test_notes_outlive_the_process(tmp_path: Path) -> None:
-    Notes(tmp_path / "sums").note(CONTEXT, FIRST)
-    assert code_of(lambda: Notes(tmp_path / "sums").note(CONTEXT, SECOND)) == "unmasked-otherwise"
+    Notes(tmp_path / "sums").note(ASKED, FIRST)
+    assert code_of(lambda: Notes(tmp_path / "sums").note(ASKED, SECOND)) == "unmasked-otherwise"
 
 
 def test_notes_are_for_their_owner_alone_and_no_name_is_a_path(tmp_path: Path) -> None:
     previous = os.umask(0)
     try:
         notes = Notes(tmp_path / "sums")
-        notes.note(dataclasses.replace(CONTEXT, run="../../etc/passwd"), FIRST)
+        notes.note(question(dataclasses.replace(CONTEXT, run="../../etc/passwd"), "../" * 20), FIRST)
     finally:
         os.umask(previous)
     assert stat.S_IMODE(notes.folder.stat().st_mode) == 0o700
@@ -98,24 +102,27 @@ def test_notes_are_for_their_owner_alone_and_no_name_is_a_path(tmp_path: Path) -
 
 def test_notes_hold_no_site_s_name(tmp_path: Path) -> None:
     notes = Notes(tmp_path / "sums")
-    notes.note(CONTEXT, FIRST)
-    content = notes._path(CONTEXT).read_text()
-    assert list(json.loads(content)) == ["3 train"]
+    notes.note(ASKED, FIRST)
+    content = notes._path(ASKED).read_text()
+    assert list(json.loads(content)) == [ASKED]
     assert not any(site in content for site in FIRST)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"3 train": 1}', b'{"3 train": "ab"}', b"\xff"])
+DAMAGED = [b"", b"{", b"[]", b"null", b'{"%s": 1}' % ASKED.encode(), b'{"%s": "ab"}' % ASKED.encode(), b"\xff"]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=["none", "cut", "list", "null", "number", "short", "noise"])
 def test_damaged_notes_let_nothing_be_unmasked(tmp_path: Path, content: bytes) -> None:
     notes = Notes(tmp_path / "sums")
-    notes.note(CONTEXT, FIRST)
-    notes._path(CONTEXT).write_bytes(content)
+    notes.note(ASKED, FIRST)
+    notes._path(ASKED).write_bytes(content)
     for ask in (notes.require, notes.note):
-        assert code_of(lambda ask=ask: ask(CONTEXT, FIRST)) == "notes-unreadable"  # type: ignore[misc]
+        assert code_of(lambda ask=ask: ask(ASKED, FIRST)) == "notes-unreadable"  # type: ignore[misc]
 
 
 def _note(folder: Path, survivors: tuple[str, ...]) -> str:
     try:
-        Notes(folder).note(CONTEXT, survivors)
+        Notes(folder).note(ASKED, survivors)
     except ConsiliumError as error:
         return error.code
     return "noted"
@@ -130,9 +137,22 @@ def test_of_several_processes_that_note_different_sets_one_succeeds(tmp_path: Pa
 
 def test_a_write_that_was_cut_short_leaves_the_notes_as_they_were(tmp_path: Path) -> None:
     notes = Notes(tmp_path / "sums")
-    notes.note(CONTEXT, FIRST)
-    path = notes._path(CONTEXT)
+    notes.note(ASKED, FIRST)
+    path = notes._path(ASKED)
     path.with_name(path.name + ".pending").write_bytes(b"{")
-    assert code_of(lambda: notes.note(CONTEXT, SECOND)) == "unmasked-otherwise"
-    notes.note(dataclasses.replace(CONTEXT, round=4), SECOND)
-    assert len(json.loads(path.read_bytes())) == 2
+    assert code_of(lambda: notes.note(ASKED, SECOND)) == "unmasked-otherwise"
+    beside = ASKED[:2] + "0" * 62
+    notes.note(beside, SECOND)
+    assert sorted(json.loads(path.read_bytes())) == sorted([ASKED, beside])
+
+
+def test_no_file_grows_with_all_that_a_site_has_answered(tmp_path: Path) -> None:
+    """Three hundred questions lie in as many files as two digits can name, and none holds more than its share."""
+    notes = Notes(tmp_path / "sums")
+    asked = [question(dataclasses.replace(CONTEXT, round=number), DEFINITION) for number in range(1, 301)]
+    for one in asked:
+        notes.note(one, FIRST)
+    files = {path.stem: set(json.loads(path.read_bytes())) for path in notes.folder.glob("*.json")}
+    assert set().union(*files.values()) == set(asked)
+    assert all(one.startswith(stem) for stem, held in files.items() for one in held)
+    assert max(map(len, files.values())) < 12

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from guarded_site import private_plan
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masked_federation import NAMES, SUMMED, masked_plan, masked_site
@@ -13,9 +14,9 @@ from summed import key_of
 from tiny_federation import tiny_plan, tiny_site
 
 from client.secure.summing import Summing
-from client.site import Site
+from client.site import Site, refusal
 from client.workbench import Workbench
-from shared.errors import ProtocolError
+from shared.errors import BudgetError, CaseError, ProtocolError, SiteDataError, UpdateRejected
 from shared.fixed_point import peak
 from shared.messages import (
     About,
@@ -42,6 +43,7 @@ from shared.messages import (
 )
 from shared.plan import Plan
 from shared.secure.papers import Offer
+from shared.secure.question import definition
 
 OWN: dict[str, Any] = {"personalisation__steps": 1, "personalisation__learning_rate": 0.01}
 PLAN = masked_plan(**OWN)
@@ -134,11 +136,10 @@ def test_what_is_offered_is_as_long_as_what_was_computed_and_says_nothing_else_o
         if about == "train":
             assert isinstance(computed, Update)
             lengths, most = (computed.values.size, 4), peak(PLAN.aggregation.fixed_point)
-            assert offer.definition == computed.schema
         else:
             assert isinstance(computed, Measured)
             lengths, most = (0, computed.counts.size), 0
-            assert offer.definition == computed.schema
+        assert offer.definition == definition(computed.schema, WEIGHTS, "")
         assert ((offer.values, offer.counts), offer.peak, offer.weight) == (lengths, most, 1)
 
 
@@ -234,5 +235,59 @@ def test_what_is_no_part_of_a_sum_is_refused_should_a_plan_ever_ask(site: Site) 
             site.summing.held(QUESTIONS["train"], reply)
         assert caught.value.code == "not-in-plan"
     for odd in (Share(envelope()), Hello(envelope())):
-        with pytest.raises(ProtocolError):
+        with pytest.raises(ProtocolError, match="only answers"):
             site.summing.held(odd, Measured(np.zeros(2, np.int64), "ab" * 32))
+
+
+@pytest.mark.parametrize("place", range(4), ids=["loss", "steps", "saturated", "milliseconds"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["above", "below"])
+def test_a_count_of_which_many_could_not_be_added_is_refused_and_the_largest_is_not(place: int, sign: int) -> None:
+    """Of 2,047 sites sums stay in 64 bits; one more than the largest is no count."""
+    computed = masked_site("aachen", PLAN, MEMBERS).computed(QUESTIONS["train"])
+    assert isinstance(computed, Update)
+    summing = masked_site("aachen", PLAN, MEMBERS).summing
+    assert summing is not None
+
+    def said(number: int) -> Update:
+        name = ("loss_sum", "steps", "saturated", "seconds")[place]
+        changes: dict[str, Any] = {name: number / 1000 if name == "seconds" else number}
+        return dataclasses.replace(computed, **changes)
+
+    with pytest.raises(UpdateRejected) as caught:
+        summing.held(QUESTIONS["train"], said(sign * 2**53))
+    assert caught.value.code == "update-counts"
+    assert str(2**53) not in caught.value.sentence
+    fresh = masked_site("aachen", PLAN, MEMBERS).summing
+    assert fresh is not None
+    assert isinstance(fresh.held(QUESTIONS["train"], said(sign * 2**52)), Offered)
+    assert 2047 * 2**52 < 2**63
+
+
+def test_statistics_beyond_that_are_refused_too(site: Site) -> None:
+    assert site.summing is not None
+    for number, refused in ((2**52, False), (2**52 + 1, True), (-(2**52) - 1, True), (-(2**63), True)):
+        measured = Measured(np.array([0, number], np.int64), "ab" * 32)
+        if refused:
+            with pytest.raises(UpdateRejected):
+                site.summing.held(QUESTIONS["validation"], measured)
+        else:
+            assert isinstance(site.summing.held(QUESTIONS["validation"], measured), Offered)
+
+
+OF_CASES = [SiteDataError, CaseError, BudgetError, UpdateRejected]
+SENTENCE = "none of the 7 patients of this site falls into the training split, and 0.31 was spent"
+
+
+@pytest.mark.parametrize("kind", OF_CASES, ids=lambda one: one.__name__)
+@pytest.mark.parametrize("hides", ["masks", "privacy", "neither"])
+def test_under_masks_or_privacy_a_refusal_says_nothing_of_cases_or_costs(kind: type[Any], hides: str) -> None:
+    plans = {"masks": PLAN, "privacy": private_plan(), "neither": tiny_plan(**SUMMED)}
+    told = refusal(kind(SENTENCE, hint="ask the 7", code="some-code"), plans[hides])
+    assert told.code == "some-code"
+    assert (told.sentence == SENTENCE) == (hides == "neither")
+    assert hides == "neither" or not any(one in f"{told.sentence} {told.hint}" for one in ("7", "0.31"))
+
+
+def test_what_is_wrong_with_a_request_is_said_under_masks_as_well() -> None:
+    told = refusal(ProtocolError("round 9 of 3", hint="ask for 3", code="round"), PLAN)
+    assert (told.code, told.sentence, told.hint) == ("round", "round 9 of 3", "ask for 3")

@@ -35,9 +35,9 @@ class Case:
 
     def fate(self) -> str:
         """The code of the refusal, by counting; empty where there is a sum."""
-        offered = len(self.left("offer"))
-        least = max(2, 2 * offered // 3 + 1) if self.threshold is None else self.threshold
-        if least < 2 or 2 * least <= offered:
+        enrolled = len(self.answers)
+        least = max(2, 2 * enrolled // 3 + 1) if self.threshold is None else self.threshold
+        if least < 2 or 2 * least <= enrolled:
             return "threshold-low"
         if any(len(self.left(step)) < least for step in STEPS[:-1]):
             return "below-threshold"

@@ -9,6 +9,7 @@ import pytest
 from picture_hospitals import write_hospitals
 from small_hospitals import run, scenario
 
+from server.aggregation.methods import METHODS
 from server.journal import Journal
 from server.results import read_results, read_rounds
 from shared.checkpoint import load, path_of
@@ -147,3 +148,15 @@ def test_a_plan_that_no_sum_can_keep_is_refused_when_it_is_read(
 def test_an_engine_whose_sites_forget_is_refused(images: Path) -> None:
     with pytest.raises(ScenarioError, match="keep nothing between two questions"):
         run_scenario(scenario(images, **SECURE), Order(images / "ray", images, engine="ray"), Silent())
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_of_aggregation_works_on_sums(images: Path, method: str) -> None:
+    """All of them need the sum alone: the models are those of a coordinator that saw each update."""
+    changes = {"aggregation__method": method, "aggregation__proximal_mu": 0.1 if method == "fedprox" else 0.0}
+    found = [
+        weights(run(images, f"{method}-{name}", **(settings | changes)))
+        for name, settings in (("seen", BITS), ("masked", SECURE))
+    ]
+    for one, other in zip(*found, strict=True):
+        assert all(np.array_equal(one[name], other[name]) for name in one)
