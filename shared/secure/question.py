@@ -8,7 +8,7 @@ Promises
   ``question`` may be unmasked only over the same sites (``client.secure.released``).
 - Where every answer has fresh noise, paid for each time, a run is part of the question.
 
-Not promised: that two models which hardly differ are one question. Statistics of a model with one bit changed are mostly
+Not promised: that two models which hardly differ are one question. Statistics of a model with one bit changed are often
 the same to the bit, so a coordinator that lies can measure it over other sites. No digest closes that; noise does
 (``release = "dp"``, which hospitals' policies ask for by default).
 """

@@ -106,7 +106,9 @@ PERMITTED: dict[str, Case] = {
     "statistics.release": (LOOSE, TRAINING | {"evaluation__release": "site"}, {}),
     "statistics.require_secure_aggregation": (
         "[statistics]\nrelease = ['sum']",
-        TRAINING | {"evaluation__release": "sum", "secure_aggregation__enabled": True},
+        TRAINING
+        | {"evaluation__release": "sum", "secure_aggregation__enabled": True}
+        | {"aggregation__fixed_point": {"bits": 24}},
         {},
     ),
     "statistics.max_releases_per_run": ("[statistics]\nmax_releases_per_run = 3", {}, {}),

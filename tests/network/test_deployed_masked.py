@@ -40,6 +40,8 @@ def same_models(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_masks_change_no_bit_of_any_model(tmp_path: Path) -> None:
     """Before: three approved sites. After: the models that a coordinator makes who sees every update."""
     with real_federation(tmp_path / "seen", SEEN) as federation:

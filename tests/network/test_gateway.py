@@ -9,6 +9,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,9 +140,14 @@ def test_a_fleet_call_without_a_nodes_signature_is_refused_before_its_body_is_re
 
 
 def test_a_request_whose_head_has_no_end_is_cut_off(running: Federation) -> None:
+    """It may be closed before all of it was sent; whether the answer is still read then is the system's to say."""
     with connected(running) as secure:
-        secure.sendall(b"GET /health HTTP/1.1\r\nX: " + b"a" * 200_000)
-        assert everything(secure).startswith(b"HTTP/1.1 400")
+        with suppress(ConnectionError, ssl.SSLError):
+            secure.sendall(b"GET /health HTTP/1.1\r\nX: " + b"a" * 200_000)
+        secure.settimeout(20)
+        answer = everything(secure)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
+    assert shown(running), "and the gateway answers others"
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")

@@ -176,5 +176,9 @@ def test_what_was_released_is_what_the_plan_says(release: str, sentence: str) ->
 
 
 def test_masked_updates_are_told() -> None:
-    text = PLAN_TEXT + "\n[secure_aggregation]\nenabled = true\nthreshold = 3\n"
-    assert words.privacy(run_of(results(text), text))[1].startswith("Updates were masked")
+    text = PLAN_TEXT.replace('release = "site"', 'release = "sum"')
+    text += "\n[aggregation.fixed_point]\nbits = 24\n[secure_aggregation]\nenabled = true\nthreshold = 3\n"
+    assert words.privacy(run_of(results(text), text))[1] == (
+        "Updates and statistics were masked: of each question the coordinator read sums over 3 sites or more, and no "
+        "other sum."
+    )

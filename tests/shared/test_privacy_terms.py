@@ -9,6 +9,8 @@ from dp_accounting.pld import PLDAccountant
 from small_hospitals import document
 
 from server import rounds
+from server.round_values import FINAL, Ask, Kind, Phase
+from server.round_values import Event as Happened
 from shared.errors import PlanError
 from shared.plan import Plan, from_document
 from shared.privacy.accounting import epsilon
@@ -146,18 +148,18 @@ def test_more_measurements_need_more_noise_in_each_and_testing_does_not() -> Non
 def test_the_number_of_releases_is_how_often_the_coordinator_asks(count: int, every: int) -> None:
     """The oracle is the coordinator's own table, played through with sites that answer."""
     asked = play(plan(plan__rounds=count, evaluation__every=every))
-    assert asked.count(rounds.Phase.MEASURING) == measured_rounds(plan(plan__rounds=count, evaluation__every=every))
-    assert asked.count(rounds.Phase.TESTING) == 1
+    assert asked.count(Phase.MEASURING) == measured_rounds(plan(plan__rounds=count, evaluation__every=every))
+    assert asked.count(Phase.TESTING) == 1
 
 
-def play(course: Plan) -> list[rounds.Phase]:
+def play(course: Plan) -> list[Phase]:
     """The phases in which sites are asked, in order."""
     state, actions = rounds.start(rounds.shape_of(course), frozenset({"aachen", "bergen"})), ()
-    asked: list[rounds.Phase] = [state.phase]
-    while state.phase not in rounds.FINAL:
-        kind = rounds.Kind.AGGREGATED if state.phase is rounds.Phase.AGGREGATING else rounds.Kind.ANSWERED
-        state, actions = rounds.step(state, rounds.Event(kind, min(state.asked, default="")))
-        asked += [action.question.phase for action in actions if isinstance(action, rounds.Ask)]
+    asked: list[Phase] = [state.phase]
+    while state.phase not in FINAL:
+        kind = Kind.AGGREGATED if state.phase is Phase.AGGREGATING else Kind.ANSWERED
+        state, actions = rounds.step(state, Happened(kind, min(state.asked, default="")))
+        asked += [action.question.phase for action in actions if isinstance(action, Ask)]
     return asked
 
 
