@@ -48,7 +48,7 @@ class Ending(IntEnum):
 
 
 _CODE = re.compile(r"\[code: (\d+)\]")
-_BROKEN = ("eof occurred", "unexpected_eof", "reset by peer", "timed out")
+_BROKEN = ("eof occurred", "unexpected_eof", "(eof)", "reset by peer", "timed out", "broken pipe")
 """How OpenSSL and the system name a handshake that was cut off: a cable, and no certificate."""
 _ADVICE = {
     Ending.TRY_AGAIN: "start again after some seconds",
