@@ -68,7 +68,7 @@ def test_a_site_that_dies_between_its_mask_and_the_sum_is_in_the_sum(tmp_path: P
         before = kept(federation)
         federation.start()
         federation.ready()
-        run = federation.order(follow=False)
+        run = federation.order()
         until(lambda: (live(run).phase, live(run).round) in {("confirming", 2), ("unmasking", 2)}, what="masked in 2")
         assert federation.kill("custodian", VICTIM)
         federation.finish(run)
