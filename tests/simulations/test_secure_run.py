@@ -160,3 +160,20 @@ def test_every_method_of_aggregation_works_on_sums(images: Path, method: str) ->
     ]
     for one, other in zip(*found, strict=True):
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_own_site_steps_subgroups_and_thresholds_are_sums_too(images: Path) -> None:
+    """Everything that a plan may measure under masks, number by number that of a run without them."""
+    asked: dict[str, Any] = {
+        "personalisation__steps": 2,
+        "personalisation__learning_rate": 0.01,
+        "evaluation__subgroups": {"sex": ["F", "M"]},
+        "evaluation__operating_point": {"sensitivity": 0.8},
+    }
+    plain, hidden = (
+        read_results(run(images, f"all-{name}", **(settings | asked)))
+        for name, settings in (("seen", BITS), ("masked", SECURE))
+    )
+    assert plain.personalised
+    assert {"subgroups", "operating_point", "curves"} <= plain.final.keys()
+    assert (plain.final, plain.personalised) == (hidden.final, hidden.personalised)
