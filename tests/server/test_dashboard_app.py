@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from watched import HOST, SITES, TOKEN, Watched, browser, watched
+from watched import HOST, ROOMY, SITES, TOKEN, Watched, browser, disk_of, watched
 
 from server.dashboard import __main__ as process
 from server.dashboard import app as dashboard
@@ -23,7 +23,8 @@ from shared.local_page.guard import HEADERS, REPORT
 
 
 @pytest.fixture
-def seen(tmp_path: Path) -> Watched:
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    disk_of(monkeypatch, ROOMY)
     return watched(tmp_path)
 
 

@@ -1,14 +1,12 @@
 """The lead's page case by case: each state of a run, a site and a folder has its sentence, its mark and its number."""
 
-import shutil
-from collections import namedtuple
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from watched import SITES, Watched, finished, private_plan, watched
+from watched import ROOMY, SITES, Watched, disk_of, finished, private_plan, watched
 
 from server.dashboard import look as look_module
 from server.dashboard import sentences
@@ -22,11 +20,10 @@ from server.results import ROUNDS, append_round
 from shared.plan import parse
 from shared.trust import roster as rosters
 
-Usage = namedtuple("Usage", "total used free")
-
 
 @pytest.fixture
-def seen(tmp_path: Path) -> Watched:
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    disk_of(monkeypatch, ROOMY)
     return watched(tmp_path)
 
 
@@ -246,7 +243,7 @@ def test_a_site_whose_patients_the_plan_does_not_count_has_no_bar(seen: Watched)
 def test_a_disk_that_fills_up_is_a_notice(
     seen: Watched, monkeypatch: pytest.MonkeyPatch, free: int, level: str | None
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(200 << 30, 0, free))
+    disk_of(monkeypatch, free)
     found = [one.level for one in sentences.notices(now(seen)) if "are free on the disk" in one.sentence]
     assert found == ([level] if level else [])
 

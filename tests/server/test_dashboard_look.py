@@ -1,6 +1,6 @@
 """What the lead's page says of a federation: read off real folders that the real writers have written."""
 
-import os
+import shutil
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from dp_accounting.pld import PLDAccountant
 from prometheus_client.parser import text_string_to_metric_families
 from small_trust import DAY
-from watched import SITES, SUSPENDED, Watched, damage, private_plan, watched
+from watched import ROOMY, SITES, SUSPENDED, Watched, damage, disk_of, private_plan, watched
 
 from server.dashboard import sentences
 from server.dashboard.failures import REASONS, reason_of
@@ -24,7 +24,8 @@ from shared.privacy.terms import terms_for
 
 
 @pytest.fixture
-def seen(tmp_path: Path) -> Watched:
+def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    disk_of(monkeypatch, ROOMY)
     return watched(tmp_path)
 
 
@@ -266,7 +267,15 @@ def test_metrics_say_what_the_page_says(seen: Watched) -> None:
     assert (found["run_round",], found["run_rounds",], found["run_active",]) == (6, 40, 1)
     assert found["run_silent_seconds",] == 90
     assert 0 < found["epsilon_spent_ratio", "basel"] < 1
-    assert found["disk_free_bytes",] == pytest.approx(os.statvfs(seen.folder.path).f_bavail * 4096, rel=0.05)
+    assert found["disk_free_bytes",] == ROOMY
+
+
+def test_the_disk_is_that_of_the_federation_s_folder(seen: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Path] = []
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or real(path))
+    now(seen)
+    assert asked == [seen.folder.path]
 
 
 def test_the_page_says_nothing_about_a_suspended_site_in_its_metrics(seen: Watched) -> None:

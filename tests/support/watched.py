@@ -1,12 +1,15 @@
 """A federation that is being looked at: real folders, rosters, orders and rounds, as the real writers leave them."""
 
 import contextlib
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
+import pytest
 from report_runs import PLAN_TEXT, PRIVATE, interval
 from small_trust import DAY, NOW, Member, new_federation, no_passphrase
 
@@ -23,6 +26,10 @@ TOKEN = "k" * 43
 SITES = ("aachen", "basel", "chur", "delft")
 SUSPENDED = "delft"
 HOST = "http://127.0.0.1:8701"
+
+
+ROOMY = 100 << 30
+"""Bytes free that no page warns about."""
 
 
 @dataclass
@@ -90,6 +97,12 @@ def watched(path: Path, now: datetime = NOW) -> Watched:
         folder.change_roster(lead, lambda held, site=site: rosters.with_site(held, members[site].entry, now))  # type: ignore[misc]
     folder.change_roster(lead, lambda held: rosters.with_state(held, SUSPENDED, "suspended", now))
     return Watched(folder, members, now=now + DAY)
+
+
+def disk_of(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """Let every disk have so many bytes free, whatever this machine has: a page says when there are few."""
+    usage = SimpleNamespace(total=200 << 30, used=(200 << 30) - free, free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
 
 
 def private_plan() -> Plan:
