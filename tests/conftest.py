@@ -22,3 +22,9 @@ def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test talks to the outside: third parties' telemetry stays off."""
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "0")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as where nobody says otherwise."""
+    monkeypatch.delenv("COLUMNS", raising=False)

@@ -204,6 +204,7 @@ def test_a_file_without_rights_and_one_that_vanishes_cost_only_themselves() -> N
         for name, number in (("a", 0), ("b", 1)):
             write_dicom(folder / name, ct("1.5", number))
         (folder / "a").chmod(0)
+        (folder / "b").chmod(0o644)
         if os.geteuid() == 0:
             os.seteuid(65534)
         found = discover(Wanted((folder,)), SALT)

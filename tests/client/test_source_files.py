@@ -178,6 +178,7 @@ def test_a_folder_that_cannot_be_read_is_set_aside_and_the_walk_goes_on() -> Non
         write(folder / "a" / "1")
         write(folder / "b" / "2")
         (folder / "a").chmod(0)
+        (folder / "b").chmod(0o755)
         without_rights()
         found = list(walk((folder,), SALT))
         (aside,) = [one for one in found if isinstance(one, Quarantined)]
