@@ -4,6 +4,8 @@ Promises
 - Every answer passes the till (``client.governance.paid``): reserved in the ledger first, then noised, stored, and only
   then returned. Asked again, the site gives the stored bytes and never a second draw of noise.
 - An update is made of noisy sums alone. No loss, no count and no duration goes with it.
+- Where sites share the noise, an update holds a part of it and must not be seen by itself: whoever asks for it has to
+  mask it (``client.secure.summing``).
 - Statistics under ``release = "dp"`` are noised before they are returned, and have ledger rows of their own.
 - A site without a till answers nothing.
 
@@ -114,7 +116,13 @@ class Protected:
         data = TrainingData(self.data.train, self.data.train_patients)
         sampler = Sampler(data, bench.task, plan, streams, noise)
         engine, terms = bench.patient_gradients, terms_for(plan, self.name)
-        private.train(bench.load(request.weights), engine, sampler, terms, local.round_assignment(plan, round_number))
+        assignment = local.round_assignment(plan, round_number)
+        given = (bench.load(request.weights), engine, sampler, terms, assignment)
+        if terms.share is not None:
+            wanted = assignment.rate(0) * terms.noise_per_coordinate
+            deviation = terms.share.deviation(wanted, plan.aggregation.fixed_point)
+            return bench.part(private.unnoised_change(*given), deviation, self.weight, noise)
+        private.train(*given)
         return bench.update(
             request.weights, self.weight, generator(plan.plan.seed, "rounding", self.name, round_number)
         )

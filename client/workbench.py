@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from client.data.progress import Progress, silent
 from client.training import canary, engines, self_test
@@ -31,6 +32,8 @@ from shared.fingerprint import Arithmetic, Fingerprint
 from shared.fixed_point import quantise
 from shared.messages import Update, Vector
 from shared.plan import Plan
+from shared.privacy.noise import Noise
+from shared.privacy.shared_noise import noised
 from shared.tasks.task import Task
 
 _AUDIT_AT_MOST_S = 60.0
@@ -90,6 +93,15 @@ class Workbench:
         values, saturated = quantise(read_vector(self.model) - received, fixed_point, rounding)
         schema = self.parameters.digest()
         return Update(values, fixed_point.bits, weight, schema, loss_sum=0, steps=0, saturated=saturated)
+
+    def part(self, change: NDArray[np.float64], deviation: float, weight: int, noise: Noise) -> Update:
+        """One site's part of a sum whose noise sites share: ``change``, without noise so far, and nothing else.
+
+        ``deviation`` is that of this site's noise, in units of the grid; how many values were clipped is not told.
+        """
+        fixed_point = self.plan.aggregation.fixed_point
+        values = noised(change, deviation, fixed_point, noise)
+        return Update(values, fixed_point.bits, weight, self.parameters.digest(), loss_sum=0, steps=0, saturated=0)
 
     @cached_property
     def patient_gradients(self) -> PatientGradients:

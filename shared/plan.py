@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,8 @@ from pydantic import Field, ValidationError, model_validator
 from shared.errors import PlanError
 from shared.plan_errors import describe
 from shared.plan_preprocessing import Preprocessing
-from shared.plan_protection import SUM_BITS, Privacy, SecureAggregation
+from shared.plan_promises import of_patients, of_sums
+from shared.plan_protection import Privacy, SecureAggregation
 from shared.plan_section import Count, Extent, Fraction, Label, Momentum, NonNegative, Positive, Section
 
 OTHER, UNKNOWN = "other", "unknown"
@@ -258,14 +260,8 @@ class Plan(Section):
         return self
 
     @model_validator(mode="after")
-    def _keeps_what_privacy_promises(self) -> Plan:
-        if self.privacy.unit == "none" and self.evaluation.release == "dp":
-            raise ValueError('evaluation.release = "dp" needs privacy.unit = "patient", which says how much noise')
-        if self.privacy.unit == "patient":
-            for broken, sentence in self._promises_broken():
-                if broken:
-                    raise ValueError(f'privacy.unit = "patient" {sentence}')
-        return self
+    def _patients_are_protected(self) -> Plan:
+        return self._without(of_patients(self))
 
     @model_validator(mode="after")
     def _scores_are_calibrated(self) -> Plan:
@@ -292,50 +288,12 @@ class Plan(Section):
 
     @model_validator(mode="after")
     def _sum_is_enough(self) -> Plan:
-        if self.secure_aggregation.enabled:
-            for broken, sentence in self._single_sites_seen():
-                if broken:
-                    raise ValueError(f"secure_aggregation.enabled = true {sentence}")
+        return self._without(of_sums(self))
+
+    def _without(self, faults: Iterator[str]) -> Plan:
+        for sentence in faults:
+            raise ValueError(sentence)
         return self
-
-    def _single_sites_seen(self) -> tuple[tuple[bool, str], ...]:
-        bits, weights = self.aggregation.fixed_point.bits, self.aggregation.public_weights.values()
-        room = SUM_BITS - ((sum(weights) or max(2, self.participation.quorum)) - 1).bit_length()
-        return (
-            (
-                self.aggregation.weights == "patients",
-                'and aggregation.weights = "patients" would send each site\'s count: use "equal" or "public"',
-            ),
-            (
-                self.evaluation.release == "site",
-                'and evaluation.release = "site" would send statistics of single sites: use "sum" or "dp"',
-            ),
-            (
-                (self.secure_aggregation.threshold or self.participation.quorum) < self.participation.quorum,
-                f"and a threshold of {self.secure_aggregation.threshold} below participation.quorum would make sums of "
-                "fewer sites than a round has",
-            ),
-            (
-                bits > room,
-                f"adds up in {SUM_BITS} bits, where sums of {bits} bits do not fit: aggregation.fixed_point.bits can "
-                f"be {max(room, 0)} at most",
-            ),
-        )
-
-    def _promises_broken(self) -> tuple[tuple[bool, str], ...]:
-        everything = self.privacy.covers == "everything"
-        return (
-            (self.aggregation.weights == "patients", 'and aggregation.weights = "patients" would send a count'),
-            (self.personalisation is not None, "and [personalisation] would measure a model trained without noise"),
-            (
-                everything and self.evaluation.release != "dp",
-                f'and evaluation.release = "{self.evaluation.release}" would send exact counts of validation and test '
-                'patients: set release = "dp", or say privacy.covers = "training"',
-            ),
-            (self.training.gradient_clip is not None, "clips by patient: leave training.gradient_clip out"),
-            (self.aggregation.proximal_mu > 0, "knows no proximal term: leave aggregation.proximal_mu out"),
-            (self.model.dropout > 0, "and model.dropout would draw one stream of random numbers for all patients"),
-        )
 
     @property
     def dimensions(self) -> int:

@@ -33,6 +33,10 @@ class Privacy(Section):
     sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     noise_multiplier: Positive | None = None
     """Standard deviation of the noise in units of ``clip_norm``; without one, the least that keeps ``epsilon``."""
+    noise: Literal["own", "shared"] = "own"
+    """Whether a site adds all of its patients' noise, or sites add parts of it that only their sum holds together."""
+    colluding_sites: Annotated[int, Field(ge=0)] | None = None
+    """Other sites that may tell the coordinator all they know, where noise is shared."""
     clipping: Literal["flat", "automatic"] = "flat"
     images_per_patient: Count = 1
     """Most images of a patient that enter one step."""
@@ -49,6 +53,8 @@ class Privacy(Section):
         said = [name for name, key in type(self).model_fields.items() if getattr(self, name) != key.get_default()]
         if self.unit == "none" and said != ["unit"]:
             raise ValueError(f'unit = "none" takes no {", ".join(said[1:])}')
+        if (self.noise == "shared") != (self.colluding_sites is not None):
+            raise ValueError('noise = "shared" and colluding_sites belong together: how many sites are not trusted')
         return self
 
 

@@ -16,7 +16,7 @@ from client.secure.released import Remembered
 from client.secure.summing import Summing
 from shared.crypto.signing import SigningKey, VerifyKey
 from shared.plan import Plan
-from shared.secure.threshold import rule
+from shared.secure.threshold import rule_of
 from simulations.workers import KEY, SiteSpec
 
 
@@ -29,7 +29,7 @@ def masking(plan: Plan, specs: tuple[SiteSpec, ...]) -> Mapping[str, Summing]:
     """What masks the answers of each site; nothing where the plan has no secure aggregation."""
     if not plan.secure_aggregation.enabled:
         return {}
-    members, agreed = identities(specs), rule(plan.secure_aggregation, plan.participation.quorum)
+    members, agreed = identities(specs), rule_of(plan)
     return {
         spec.name: Summing(
             Party(Identity(spec.name, _key(spec)), lambda: members, agreed, Remembered(), os.urandom), plan

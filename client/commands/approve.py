@@ -3,6 +3,8 @@
 Promises
 - Nobody is asked about a plan that the pinned lead did not sign, or that the policy refuses on this cohort, all its
   runs together: the first refusal is the answer.
+- Nobody is asked about a plan whose sites share the noise where the federation, as it is now, cannot bear as many
+  colluding sites as the plan says ("colluding").
 - What people are shown is computed from the plan, the cohort and the ledger as they are now (``approve_shown``).
 - The case store is prepared before the approval holds, so that the first round waits for no image; what cannot be
   prepared is not approved. Weights to start from are copied into the approval's folder, by their SHA-256.
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +30,7 @@ from client.governance.approvals import MOST_RUNS, Approval, Terms, folder_of, r
 from client.governance.judgement import permits_sender, require_none
 from client.governance.ledger import Ledger
 from client.governance.policy import cap
-from client.governance.spending import Account, CohortPatients, cost, merged
+from client.governance.spending import Account, CohortPatients, cost, if_all_collude, merged
 from client.pinned import Pinned
 from client.site_folder import LEDGER, SiteFolder
 from client.workbench import Workbench
@@ -39,6 +41,7 @@ from shared.plan import Plan
 from shared.privacy.accounting import epsilon, rounds_left
 from shared.privacy.events import Event
 from shared.privacy.terms import terms_for
+from shared.secure.threshold import needed, tolerated
 from shared.trust.plans import open_plan, weights_file
 
 if TYPE_CHECKING:
@@ -73,6 +76,7 @@ class Cost:
         cap: most that may be.
         delta: that all of these are at.
         rounds_left: further rounds of this plan that the cap then still allows.
+        alone: epsilon of all runs by themselves if all other sites collude; None where sites share no noise.
     """
 
     plan: float
@@ -81,6 +85,7 @@ class Cost:
     cap: float
     delta: float
     rounds_left: int
+    alone: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def offered(site: SiteFolder, wanted: Wanted) -> Offer:
 
     Raises:
         ProtocolError: it is not signed by the pinned lead.
-        PolicyError: the policy refuses it, or nothing was accepted yet.
+        PolicyError: the policy refuses it, nothing was accepted yet, or too many sites may collude ("colluding").
         ConsiliumError: it cannot be set up here.
     """
     pinned, policy = require_pinned(site), site.policy
@@ -121,6 +126,7 @@ def offered(site: SiteFolder, wanted: Wanted) -> Offer:
     stranger = permits_sender(policy, lead, lead)
     unmet = tuple(one.refusal() for one in judged.verdicts if one.outcome != "permits")
     require_none(((stranger,) if stranger else ()) + unmet)
+    _require_borne(plan, len(pinned.roster.active))
     cohort = _cohort(site, wanted.dataset)
     weights(plan, wanted.beside)
     bench = Workbench.for_plan(plan, wanted.beside)
@@ -138,10 +144,9 @@ def offered(site: SiteFolder, wanted: Wanted) -> Offer:
 
 def require_automatic(site: SiteFolder, offer: Offer) -> None:
     """Raise ``PolicyError`` ("not-automatic") where a person has to decide."""
-    most, plan = site.policy.approval.auto_max_epsilon, offer.plan
-    noised = offer.cost is not None and plan.evaluation.release == "dp"
-    if offer.cost is None or not noised or offer.cost.plan > most:
-        asked = f"costs epsilon {offer.cost.plan:.4g}" if offer.cost and noised else "lets figures out without noise"
+    most = site.policy.approval.auto_max_epsilon
+    asked = _beyond(offer, most)
+    if asked:
         raise PolicyError(
             f"policy.toml [approval] auto_max_epsilon = {most:g} approves no plan by itself that {asked}",
             hint="let somebody read it: the same command without --auto",
@@ -196,6 +201,35 @@ def runs_before(site: SiteFolder, offer: Offer) -> int:
     return served(folder_of(site, offer.plan.digest()))
 
 
+def _beyond(offer: Offer, most: float) -> str:
+    """What a person has to decide about; "" where there is nothing."""
+    found = offer.cost
+    if found is None or offer.plan.evaluation.release != "dp":
+        return "lets figures out without noise"
+    if found.plan > most:
+        return f"costs epsilon {found.plan:.4g}"
+    if found.alone is not None and found.alone > most:
+        return f"costs epsilon {found.alone:.4g} if all other sites collude"
+    return ""
+
+
+def _require_borne(plan: Plan, sites: int) -> None:
+    """Raise ``PolicyError`` where a lying coordinator could unmask too little noise with the plan's colluding sites."""
+    colluding = plan.privacy.colluding_sites
+    if colluding is None:
+        return
+    least = needed(plan.secure_aggregation, plan.participation.quorum, sites)
+    if colluding <= tolerated(least, sites) and 2 * least > sites:
+        return
+    raise PolicyError(
+        f"noise that sites share is planned for privacy.colluding_sites = {colluding}, which sums over {least} or more "
+        f"of the federation's {sites} active sites do not bear",
+        hint="ask the lead for a plan with fewer colluding_sites, or with secure_aggregation.threshold of at least "
+        f"{max((sites + colluding) // 2 + 1, colluding + 2)}",
+        code="colluding",
+    )
+
+
 def _cohort(site: SiteFolder, dataset: str) -> Cohort:
     return files.load(site.dataset(dataset).cohorts, site.signing_key().verify_key)
 
@@ -204,7 +238,7 @@ def _cost(site: SiteFolder, plan: Plan, patients: CohortPatients, runs: int) -> 
     splits = Ledger.open(site.path / LEDGER).outlook(patients).spending.splits
     limit = cap(site.policy)
     asked = {
-        split: tuple(Event(one.noise_multiplier, one.sampling_rate, one.steps * runs) for one in events)
+        split: tuple(replace(one, steps=one.steps * runs) for one in events)
         for split, events in events_of(plan, site.settings.site.name).items()
     }
 
@@ -223,6 +257,7 @@ def _cost(site: SiteFolder, plan: Plan, patients: CohortPatients, runs: int) -> 
         cap=limit.epsilon,
         delta=limit.delta,
         rounds_left=_rounds_left(plan, site, splits["train"].accounts, asked["train"]),
+        alone=if_all_collude(asked.values(), limit.delta, epsilon),
     )
     if after > limit.epsilon:
         raise PolicyError(

@@ -52,6 +52,7 @@ def document(offer: Offer, served: int) -> dict[str, object]:
             "own_model": plan.evaluation.cross_site,
         },
         "cost": asdict(offer.cost) if offer.cost else None,
+        "noise": {"whose": plan.privacy.noise, "colluding_sites": plan.privacy.colluding_sites} if offer.cost else None,
         "federation": offer.pinned.federation,
         "sites": list(_active(offer)),
     }
@@ -95,14 +96,16 @@ def _rows(offer: Offer, served: int) -> Iterator[tuple[str, str]]:
     yield (
         "leaves",
         f"each round an update: {offer.parameters:,} numbers of {bits(plan)} bits, {_size(_update_bytes(offer))}"
-        + (", with noise" if offer.cost else ", exact"),
+        + _noised(offer),
     )
     times = _number(releases(plan, len(_active(offer))), "time")
     yield "leaves", f"{times} in each run: {_RELEASES[_how(plan)]}"
     if plan.evaluation.cross_site:
         yield "leaves", _OWN_MODEL
     yield "is seen", _seen(plan, len(_active(offer)))
-    yield from (("costs", sentence) for sentence in (_costs(offer.cost) if offer.cost else _NO_PROTECTION))
+    if plan.privacy.noise == "shared":
+        yield "hides", _shared(plan)
+    yield from (("costs", sentence) for sentence in (_costs(offer.cost, plan) if offer.cost else _NO_PROTECTION))
     yield "takes part", f"{_number(len(_active(offer)), 'site')}: {', '.join(_active(offer))}"
 
 
@@ -132,8 +135,37 @@ _NO_PROTECTION = (
 )
 
 
-def _costs(found: Cost) -> Iterator[str]:
-    yield f"a patient pays at most epsilon {found.plan:.4g} at delta {found.delta:g} for all of it"
+def _noised(offer: Offer) -> str:
+    if offer.cost is None:
+        return ", exact"
+    return ", with noise" if offer.plan.privacy.noise == "own" else ", with a part of the noise that sites share"
+
+
+def _shared(plan: Plan) -> str:
+    """What hides patients where no site adds all of the noise."""
+    return (
+        f"noise that sites share: each adds a part, and the sum of the parts hides patients, as long as "
+        f"{_assumed(plan)}. To collude is to tell the coordinator one's part, or to add none"
+    )
+
+
+def _assumed(plan: Plan) -> str:
+    match plan.privacy.colluding_sites or 0:
+        case 0:
+            return "none of the other sites colludes"
+        case 1:
+            return "at most 1 of the other sites colludes"
+        case more:
+            return f"at most {more} of the other sites collude"
+
+
+def _costs(found: Cost, plan: Plan) -> Iterator[str]:
+    paid = f"a patient pays at most epsilon {found.plan:.4g} at delta {found.delta:g} for all of it"
+    if found.alone is None:
+        yield paid
+    else:
+        yield f"{paid}, as long as {_assumed(plan)}"
+        yield f"a patient pays at most epsilon {found.alone:.4g} for all of it if all other sites collude"
     yield f"who has paid most has paid {found.before:.4g} so far, and {found.after:.4g} of {found.cap:g} afterwards"
     rounds = _number(found.rounds_left, "more round")
     yield f"{found.cap - found.after:.4g} would be left, enough for {rounds} like these"

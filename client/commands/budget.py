@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from client.data.cohort import files
 from client.governance import policy
 from client.governance.ledger import Ledger
-from client.governance.spending import CohortPatients, Spending, cost
+from client.governance.spending import CohortPatients, Spending, cost, if_all_collude
 from client.site_folder import DATASETS, LEDGER, SiteFolder
 from client.terminal import listing
 from shared.messages import Split
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 State = Literal["enrolled", "not enrolled"]
+_ALONE = "if all collude"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class Line:
         split: of the cohort.
         spent: epsilon that the patient who paid most has paid for what left, in all cohorts.
         reserved: the same with what was granted and has not left yet.
-        cap: most that it may be.
+        if_all_collude: ``reserved`` if all other sites collude; None where no site has shared the noise of anything.
+        cap: most that ``reserved`` may be.
         delta: that all epsilons are at.
         left: how many more rounds of the plan fit, for test patients and validation patients how many more
             measurements; None without a plan, or where it asks nothing of this split.
@@ -51,6 +53,7 @@ class Line:
     split: Split
     spent: float
     reserved: float
+    if_all_collude: float | None
     cap: float
     delta: float
     left: int | None
@@ -82,12 +85,19 @@ def shown(lines: Sequence[Line]) -> Iterator[RenderableType]:
     if not lines:
         yield "No cohort was frozen yet: nobody has paid anything."
         return
-    header = ("data set", "cohort", "state", "split", "spent", "reserved", "cap", "left", "inherits from")
-    yield listing(header, [_cells(line) for line in lines])
+    shared = any(line.if_all_collude is not None for line in lines)
+    cells = [_cells(line) for line in lines]
+    header = tuple(name for name in cells[0] if shared or name != _ALONE)
+    yield listing(header, [tuple(row[name] for name in header) for row in cells])
     yield (
         f"Spent: epsilon at delta {lines[0].delta:g} of the patient who paid most, in all cohorts. Reserved: the same, "
         "with what was granted and has not left."
     )
+    if shared:
+        yield (
+            "If all collude: what is reserved, if all other sites collude, which know all but this site's part of the "
+            "noise that sites share. The cap holds as long as no more of them collude than a plan says."
+        )
 
 
 def document(lines: Sequence[Line]) -> list[dict[str, object]]:
@@ -133,6 +143,7 @@ def _line(dataset: str, state: State, spending: Spending, split: Split, cap: Cap
         split=split,
         spent=max(cost(account.released, cap.delta, epsilon) for account in spent.accounts),
         reserved=max(cost(paid, cap.delta, epsilon) for paid in events),
+        if_all_collude=if_all_collude(events, cap.delta, epsilon),
         cap=cap.epsilon,
         delta=cap.delta,
         left=None if asked is None else min(rounds_left(paid, asked, cap) for paid in events),
@@ -140,15 +151,17 @@ def _line(dataset: str, state: State, spending: Spending, split: Split, cap: Cap
     )
 
 
-def _cells(line: Line) -> tuple[str, ...]:
-    return (
-        line.dataset,
-        line.cohort[:12],
-        line.state,
-        line.split,
-        f"{line.spent:.3f}",
-        f"{line.reserved:.3f}",
-        f"{line.cap:g}",
-        "-" if line.left is None else str(line.left),
-        " ".join(digest[:12] for digest in line.inherited) or "-",
-    )
+def _cells(line: Line) -> dict[str, str]:
+    alone = line.if_all_collude
+    return {
+        "data set": line.dataset,
+        "cohort": line.cohort[:12],
+        "state": line.state,
+        "split": line.split,
+        "spent": f"{line.spent:.3f}",
+        "reserved": f"{line.reserved:.3f}",
+        _ALONE: "-" if alone is None else f"{alone:.3f}",
+        "cap": f"{line.cap:g}",
+        "left": "-" if line.left is None else str(line.left),
+        "inherits from": " ".join(digest[:12] for digest in line.inherited) or "-",
+    }

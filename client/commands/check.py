@@ -10,7 +10,7 @@ Promises
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from client.data.cohort import files
@@ -19,7 +19,7 @@ from client.governance.judgement import Refusal, Verdict, verdicts
 from client.governance.ledger import Ledger
 from client.governance.policy import FILE
 from client.governance.rules import Facts
-from client.governance.spending import Account, CohortPatients, cost, merged
+from client.governance.spending import Account, CohortPatients, cost, if_all_collude, merged
 from client.site_folder import LEDGER, SiteFolder
 from client.terminal import listing
 from shared.messages import Split
@@ -92,11 +92,26 @@ def document(checked: Checked) -> dict[str, object]:
 def _facts(site: SiteFolder, plan: Plan, dataset: str | None) -> Facts:
     name, protected = site.settings.site.name, plan.privacy.unit == "patient"
     noise = terms_for(plan, name).noise_multiplier if protected else None
+    of_plan = Facts(name, noise_multiplier=noise, sites=_sites(site), alone_epsilon=_alone(site, plan))
     if dataset is None:
-        return Facts(name, noise_multiplier=noise, sites=_sites(site))
+        return of_plan
     patients = CohortPatients.of(_cohort(site, dataset))
     own, lifetime = _spent(site, plan, patients) if protected else (None, None)
-    return Facts(name, len(patients.patients["train"]), patients.digest, noise, own, lifetime, _sites(site))
+    return replace(
+        of_plan,
+        patients=len(patients.patients["train"]),
+        cohort=patients.digest,
+        cohort_epsilon=own,
+        lifetime_epsilon=lifetime,
+    )
+
+
+def _alone(site: SiteFolder, plan: Plan) -> float | None:
+    """What a run costs a patient if all other sites collude; None where sites share no noise."""
+    if plan.privacy.noise == "own":
+        return None
+    events = events_of(plan, site.settings.site.name)
+    return if_all_collude(events.values(), site.policy.privacy.delta, epsilon)
 
 
 def _sites(site: SiteFolder) -> int | None:

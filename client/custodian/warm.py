@@ -41,7 +41,7 @@ from client.site_folder import LEDGER, SiteFolder
 from client.workbench import Workbench
 from shared.crypto.signing import VerifyKey
 from shared.plan import Plan
-from shared.secure.threshold import rule
+from shared.secure.threshold import rule_of
 
 KEPT = 2
 REPLIES, PERSONAL, SUMS = "replies", "personal", "sums"
@@ -112,11 +112,10 @@ def open_site(folder: SiteFolder, opening: Opening, now: Callable[[], datetime],
 
 
 def _summing(folder: SiteFolder, opening: Opening) -> Summing | None:
-    settings = opening.plan.secure_aggregation
-    if not settings.enabled:
+    if not opening.plan.secure_aggregation.enabled:
         return None
     identity = Identity(folder.settings.site.name, folder.signing_key())
-    agreed, notes = rule(settings, opening.plan.participation.quorum), Notes(folder.path / SUMS)
+    agreed, notes = rule_of(opening.plan), Notes(folder.path / SUMS)
     return Summing(Party(identity, partial(_members, folder), agreed, notes, os.urandom), opening.plan)
 
 

@@ -8,7 +8,8 @@ Promises
 - A cohort that shares patients with others inherits: who was paid for in one cohort has paid in all, by salted name
   (``spending``). Disjoint cohorts do not touch each other.
 - Rows say what was done (a mechanism with its parameters), not what it costs, so that better accounting can be asked
-  again. What is summed up is computed from rows each time and kept nowhere.
+  again. Where sites share the noise, a row holds what is left of it if all other sites collude beside what the plan
+  assumes, which is what is charged. What is summed up is computed from rows each time and kept nowhere.
 - Every method is one transaction, whole or not at all (``ledger_layout``): processes and threads wait for each other.
 
 A claim goes through two states, and a third that it starts from::
@@ -164,7 +165,10 @@ class Ledger:
             return tuple(Enrolled(*row) for row in ledger_rows.cohorts(connection))
 
     def digest(self) -> str:
-        """SHA-256 over all rows, 64 hexadecimal digits: for the audit log, where an older ledger is then noticed."""
+        """SHA-256 over all rows, 64 hexadecimal digits: for the audit log, where an older ledger is then noticed.
+
+        It is the same before and after a ledger of layout 2 is brought to layout 3 (``ledger_rows.everything``).
+        """
         said = hashlib.sha256(b"consilium-ledger-2\n")
         with transaction(self.path, "rollback") as connection:
             for row in ledger_rows.everything(connection):
@@ -217,7 +221,8 @@ def _require_same(granted: ledger_rows.Granted, claim: Claim, event: Event) -> N
 
 
 def _require_possible(event: Event) -> None:
-    if not (0 < event.noise_multiplier < math.inf and 0 < event.sampling_rate <= 1 and event.steps >= 1):
+    noise = 0 < event.noise_multiplier < math.inf and 0 <= event.alone <= event.noise_multiplier
+    if not (noise and 0 < event.sampling_rate <= 1 and event.steps >= 1):
         raise ValueError(f"no mechanism can do this: {event}")
 
 

@@ -12,6 +12,8 @@ Promises
   SQLite hides from delete triggers (https://sqlite.org/lang_conflict.html).
 - ``transaction`` is all or nothing, and durable when it ends (write-ahead log, synchronous=FULL). They come one after
   the other, whatever process or thread they are of.
+- A ledger of an older layout is brought to this one in place, whole or not at all, once however many processes open it.
+  Its rows stay as they are: what was paid before sites shared any noise is ``alone = 0``.
 - The file is its owner's alone (0600). Between transactions all of it is in that one file.
 
 Not promised: that nobody who can write the file drops the triggers or puts back an older copy. Its permissions have to
@@ -31,10 +33,11 @@ from typing import Literal
 from shared.durable import fsync_folder
 from shared.errors import CapacityError, ConsiliumError, SiteDataError
 
-_VERSION = 2
+_VERSION = 3
 # Another process may be accounting inside its transaction, which takes seconds after many different plans.
 _PATIENCE_S = 120.0
 
+_ALONE = "alone real not null default 0 check (alone >= 0)"
 _TABLES = (
     """create table cohorts (
         number integer primary key, digest text not null unique, dataset text not null, at text not null)""",
@@ -43,13 +46,13 @@ _TABLES = (
         split text not null check (split in ('train', 'validation', 'test')),
         primary key (cohort, patient)) without rowid""",
     "create index members_by_patient on members (patient, cohort, split)",
-    """create table reservations (
+    f"""create table reservations (
         number integer primary key, at text not null, cohort integer not null references cohorts (number),
         split text not null check (split in ('train', 'validation', 'test')), run text not null, plan text not null,
         round integer not null, purpose text not null check (purpose in ('train', 'statistics')), request text not null,
         noise_multiplier real not null check (noise_multiplier > 0),
         sampling_rate real not null check (sampling_rate > 0 and sampling_rate <= 1),
-        steps integer not null check (steps >= 1),
+        steps integer not null check (steps >= 1), {_ALONE},
         unique (cohort, split, run, plan, round, purpose))""",
     """create table releases (
         reservation integer primary key references reservations (number), at text not null, reply text not null)""",
@@ -73,7 +76,9 @@ def make(path: Path) -> None:
 
 
 def prepare(path: Path) -> None:
-    """Make sure that ``path`` is a ledger; one of the first layout, which never held a row, gets the tables.
+    """Make sure that ``path`` is a ledger of this layout.
+
+    One of the first layout, which never held a row, gets the tables; one of the second gets the column ``alone``.
 
     Raises:
         SiteDataError: "ledger-missing", "ledger-damaged", or "ledger-version" where another program made it.
@@ -123,15 +128,20 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _lay_out(connection: sqlite3.Connection) -> int:
-    """All tables, triggers and the version, or none; nothing where a version is set. Gives the version there is."""
-    if _version(connection) == 0:
+    """All that this layout has more than the one there is, and the version, or nothing. Gives the version there is."""
+    if _missing(_version(connection)):
         connection.execute("begin immediate")
-        # Two processes may have seen the same first layout.
-        if _version(connection) == 0:
-            for statement in (*_TABLES, *_triggers(), f"pragma user_version={_VERSION}"):
-                connection.execute(statement)
+        # Asked again: two processes may have seen the same older layout.
+        for statement in _missing(_version(connection)):
+            connection.execute(statement)
         connection.execute("commit")
     return _version(connection)
+
+
+def _missing(version: int) -> tuple[str, ...]:
+    """What makes this layout of layout ``version``; nothing of one that is not known."""
+    steps = {0: (*_TABLES, *_triggers()), 2: (f"alter table reservations add column {_ALONE}",)}
+    return (*steps[version], f"pragma user_version={_VERSION}") if version in steps else ()
 
 
 def _version(connection: sqlite3.Connection) -> int:

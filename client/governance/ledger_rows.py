@@ -4,6 +4,8 @@ Promises
 - Every number comes from rows; nothing is remembered between calls.
 - Who paid what is found by one pass over a cohort's patients, and by none where no other cohort has paid anything: a
   hundred thousand patients in a few cohorts take less than a second.
+- ``everything`` leaves ``alone`` out of a row where it is 0: the digest of such a row is what it was before there was
+  that column, and digests that were written into an audit log still hold.
 
 Rules are left to ``ledger``, costs to ``spending``.
 """
@@ -24,15 +26,15 @@ Pair = tuple[int, str]
 
 _ADD_RESERVATION = """
 insert into reservations (
-    at, cohort, split, run, plan, round, purpose, request, noise_multiplier, sampling_rate, steps)
-values (?,?,?,?,?,?,?,?,?,?,?)"""
+    at, cohort, split, run, plan, round, purpose, request, noise_multiplier, sampling_rate, steps, alone)
+values (?,?,?,?,?,?,?,?,?,?,?,?)"""
 _GRANTED = """
-select number, request, noise_multiplier, sampling_rate, steps, reply
+select number, request, noise_multiplier, sampling_rate, steps, alone, reply
 from reservations left join releases on reservation = number
 where (cohort, split, run, plan, round, purpose) = (?,?,?,?,?,?)"""
 _PAID = """
-select cohort, split, reservation is not null, noise_multiplier, sampling_rate, sum(steps)
-from reservations left join releases on reservation = number group by 1, 2, 3, 4, 5"""
+select cohort, split, reservation is not null, noise_multiplier, sampling_rate, sum(steps), alone
+from reservations left join releases on reservation = number group by 1, 2, 3, 4, 5, 7"""
 _ALSO_IN = """
 select distinct pairs from (
     select group_concat(other.cohort || ' ' || other.split) as pairs
@@ -44,12 +46,12 @@ _SHARED = """
 select digest, dataset, count(*) from members as own join members as other using (patient)
 join cohorts on cohorts.number = other.cohort
 where own.cohort = ? and other.cohort < own.cohort group by other.cohort order by other.cohort"""
-_EVERYTHING = (
-    "select 'cohorts', * from cohorts order by number",
-    "select 'members', * from members order by cohort, patient",
-    "select 'reservations', * from reservations order by number",
-    "select 'releases', * from releases order by reservation",
-)
+_EVERYTHING = {
+    "cohorts": "select * from cohorts order by number",
+    "members": "select * from members order by cohort, patient",
+    "reservations": "select * from reservations order by number",
+    "releases": "select * from releases order by reservation",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def granted(connection: sqlite3.Connection, cohort: int, claim: Claim) -> Grante
 def add_reservation(connection: sqlite3.Connection, cohort: int, claim: Claim, event: Event, at: str) -> int:
     """A new reservation; gives its number."""
     name = (cohort, claim.split, claim.run, claim.plan, claim.round, claim.purpose, claim.request)
-    mechanism = (event.noise_multiplier, event.sampling_rate, event.steps)
+    mechanism = (event.noise_multiplier, event.sampling_rate, event.steps, event.alone)
     return int(connection.execute(_ADD_RESERVATION, (at, *name, *mechanism)).lastrowid or 0)
 
 
@@ -140,9 +142,10 @@ def spent(connection: sqlite3.Connection, cohort: int, split: Split) -> Spent:
 
 
 def everything(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
-    """All rows, each after the name of its table, in one order."""
-    for select in _EVERYTHING:
-        yield from connection.execute(select)
+    """All rows, each after the name of its table, in one order; a reservation without ``alone`` where that is 0."""
+    for table, select in _EVERYTHING.items():
+        for row in connection.execute(select):
+            yield (table, *(row[:-1] if table == "reservations" and row[-1] == 0 else row))
 
 
 def _paid(connection: sqlite3.Connection) -> Mapping[Pair, Account]:

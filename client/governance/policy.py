@@ -59,6 +59,7 @@ class Privacy(_Table):
     max_epsilon_per_plan: Positive = 8.0
     max_epsilon_per_cohort: Positive = 10.0
     max_epsilon_lifetime: Positive = 10.0
+    max_epsilon_alone: NonNegative = 0.0
     min_noise_multiplier: NonNegative = 0.0
     min_patients: Count = 20
     max_delta_times_patients: Positive = 0.1
@@ -156,6 +157,9 @@ max_epsilon_per_plan = 8.0
 max_epsilon_per_cohort = 10.0
 # Largest epsilon of a patient over all cohorts of this site that the patient was in.
 max_epsilon_lifetime = 10.0
+# Largest epsilon of a run of a plan in which sites share the noise, if all other sites
+# collude; 0 permits no such plan.
+max_epsilon_alone = 0.0
 # Smallest standard deviation of the noise in units of the clipping norm; 0 asks for none
 # beyond what epsilon asks for.
 min_noise_multiplier = 0.0
@@ -193,6 +197,7 @@ leads = []
 
 [approval]
 # consilium-site approve --auto asks nobody where all runs of a plan cost a patient at
-# most this epsilon, and everything that leaves is noised; 0 permits that for no plan.
+# most this epsilon, also if all other sites collude, and everything that leaves is
+# noised; 0 permits that for no plan.
 auto_max_epsilon = 0.0
 """

@@ -3,7 +3,8 @@
 Promises
 - A line is on the disk before its message leaves, and says what it is, how large, by which digest it can be recognised,
   under which plan, run and round it was asked for, and, where it was noised, with how much noise, and what the patients
-  who have paid most have paid since (epsilon, at the delta of the policy).
+  who have paid most have paid since (epsilon, at the delta of the policy). Where sites share the noise, it says how
+  much is left if all other sites collude (``alone``); where they ever have, what was paid then (``epsilon_alone``).
 - What was approved when it was asked for and is not any more does not leave.
 - The log cannot be filled from outside: of refusals whose sender nobody knows ``UNPROVED`` are written in an hour, of
   others ``PROVED``, and then how many there were more; ``ANSWERS`` messages leave in an hour, and no more.
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 from client.governance.approvals import Approval
 from client.governance.audit import Event
 from client.governance.ledger import Ledger
-from client.governance.spending import cost
+from client.governance.spending import cost, if_all_collude
 from client.site_folder import LEDGER, SiteFolder
 from shared.errors import CapacityError, ConsiliumError
 from shared.messages import (
@@ -153,8 +154,13 @@ class Receipts:
         delta = self.site.policy.privacy.delta
         split = _measured(request) or "train"
         spent = Ledger.open(self.site.path / LEDGER).spending(approval.cohort).splits[split]
-        paid = max(cost(account.all(), delta, epsilon) for account in spent.accounts)
-        return {**noise, "delta": delta, **({"epsilon": paid} if math.isfinite(paid) else {})}
+        events = [account.all() for account in spent.accounts]
+        paid = {
+            "epsilon": max(cost(each, delta, epsilon) for each in events),
+            "epsilon_alone": if_all_collude(events, delta, epsilon),
+        }
+        known = {name: said for name, said in paid.items() if said is not None and math.isfinite(said)}
+        return {**noise, "delta": delta, **known}
 
 
 def _noise(request: Request, plan: Plan, site: str) -> dict[str, float]:
@@ -163,7 +169,9 @@ def _noise(request: Request, plan: Plan, site: str) -> dict[str, float]:
         return {}
     if isinstance(request, Train) or (isinstance(request, Mask) and request.about == "train"):
         terms = terms_for(plan, site)
-        return {"noise_multiplier": float(terms.noise_multiplier), "clip_norm": float(terms.clip_norm)}
+        alone = terms.round_event().alone
+        said = {"noise_multiplier": float(terms.noise_multiplier), "clip_norm": float(terms.clip_norm)}
+        return {**said, "alone": float(alone)} if alone else said
     split = _measured(request) if isinstance(request, Evaluate | Mask) else None
     if split is not None and split != "train" and plan.evaluation.release == "dp":
         return {"noise_multiplier": float(statistics_terms(plan, split).noise_multiplier)}

@@ -34,6 +34,8 @@ class Facts:
             delta.
         lifetime_epsilon: the same over all cohorts, of the patient of this cohort who will have spent most; private.
         sites: active ones of the federation.
+        alone_epsilon: what one run of the plan costs a patient if all other sites collude, at the policy's delta, where
+            sites share the noise.
     """
 
     site: str
@@ -43,6 +45,7 @@ class Facts:
     cohort_epsilon: float | None = None
     lifetime_epsilon: float | None = None
     sites: int | None = None
+    alone_epsilon: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,7 @@ class Unknown:
 Rule = Callable[[Plan, Facts, Policy], Against | Unknown | None]
 """None permits."""
 
+_OWN_NOISE = 'ask the lead for a plan with privacy.noise = "own"'
 _COHORT = "which cohort it would be trained on: name its data set"
 
 
@@ -132,6 +136,22 @@ def _lifetime_epsilon(plan: Plan, facts: Facts, policy: Policy) -> Against | Unk
     return Against(
         "a patient of the cohort would have spent more, over all cohorts",
         "leave patients out who were trained on before, or ask the lead for a plan with a smaller privacy.epsilon",
+    )
+
+
+def _alone_epsilon(plan: Plan, facts: Facts, policy: Policy) -> Against | Unknown | None:
+    most, paid = policy.privacy.max_epsilon_alone, facts.alone_epsilon
+    if plan.privacy.noise != "shared":
+        return None
+    if most == 0:
+        return Against("it asks for noise that sites share", _OWN_NOISE)
+    if paid is None:
+        return Unknown("what a patient pays if all other sites collude")
+    if paid <= most:
+        return None
+    return Against(
+        f"a run of it costs a patient epsilon {paid:.4g} if all other sites collude",
+        f"{_OWN_NOISE}, or with a smaller privacy.epsilon",
     )
 
 
@@ -238,6 +258,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "privacy.max_epsilon_per_plan": _plan_epsilon,
         "privacy.max_epsilon_per_cohort": _cohort_epsilon,
         "privacy.max_epsilon_lifetime": _lifetime_epsilon,
+        "privacy.max_epsilon_alone": _alone_epsilon,
         "privacy.min_noise_multiplier": _noise,
         "privacy.min_patients": _patients,
         "privacy.max_delta_times_patients": _delta_of_all,

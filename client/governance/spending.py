@@ -5,6 +5,8 @@ Promises
   ``Account``; what a split has spent is what the account that paid most has. A patient is in one split of a cohort, so
   its splits are spent side by side (parallel composition; McSherry, SIGMOD 2009, theorem 4).
 - A cost is an upper bound and no estimate. One that is no number is above every cap.
+- Where sites share the noise, caps hold under the plan's assumption of how many sites collude; ``if_all_collude`` says
+  what is paid without any.
 - ``require_within`` looks at what left and at what is only reserved: a reservation may leave at any moment.
 
 What a refusal says depends on which cohorts share patients; that they do is taken to be no secret.
@@ -152,15 +154,23 @@ class Inheritance:
 
 def merged(events: Iterable[Event]) -> tuple[Event, ...]:
     """The same steps with one event for each mechanism, sorted: composition has no order, and few pairs cost less."""
-    steps: Counter[tuple[float, float]] = Counter()
+    steps: Counter[tuple[float, float, float]] = Counter()
     for event in events:
-        steps[event.noise_multiplier, event.sampling_rate] += event.steps
-    return tuple(Event(*mechanism, number) for mechanism, number in sorted(steps.items()))
+        steps[event.noise_multiplier, event.sampling_rate, event.alone] += event.steps
+    return tuple(Event(sigma, rate, number, alone) for (sigma, rate, alone), number in sorted(steps.items()))
 
 
 def cost(events: Sequence[Event], delta: float, price: Price) -> float:
     """Upper bound of the epsilon of ``events`` at ``delta``, by the accountant that is tighter."""
     return price(events, delta, "prv") if events else 0.0
+
+
+def if_all_collude(each: Iterable[Sequence[Event]], delta: float, price: Price) -> float | None:
+    """What the dearest of ``each`` costs if all other sites collude; None where sites share the noise of nothing."""
+    paid = tuple(each)
+    if not any(event.alone for events in paid for event in events):
+        return None
+    return max(cost([event.if_alone() for event in events], delta, price) for events in paid)
 
 
 def within(events: Sequence[Event], cap: Cap, price: Price) -> bool:

@@ -84,7 +84,10 @@ def sentences(policy: Policy) -> list[str]:
     figures = " or ".join(releases[one] for one in statistics.release) or "not at all"
     hours = "Rounds may begin at any time." if not policy.hours.windows else "Rounds begin only in the hours it names."
     asking = "The lead that was pinned may ask." if not policy.who.leads else "Only the leads it names may ask."
-    return [protected, f"Figures about patients may leave {figures}.", hours, asking]
+    shared = [] if not privacy.max_epsilon_alone else [
+        f"Sites may share the noise, with ε up to {privacy.max_epsilon_alone:g} in a run if all other sites collude."
+    ]  # fmt: skip
+    return [protected, *shared, f"Figures about patients may leave {figures}.", hours, asking]
 
 
 def _federation(site: SiteFolder) -> Status | None:
@@ -96,7 +99,7 @@ def _federation(site: SiteFolder) -> Status | None:
 
 
 def _budget(line: Any) -> Status:  # noqa: ANN401 - a line of the budget, whose fields are shown as they are
-    kept = ("dataset", "cohort", "state", "split", "spent", "reserved", "cap", "delta")
+    kept = ("dataset", "cohort", "state", "split", "spent", "reserved", "if_all_collude", "cap", "delta")
     return {name: getattr(line, name) for name in kept}
 
 

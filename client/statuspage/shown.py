@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from client.terminal import listing
@@ -56,8 +56,7 @@ def terminal(status: Status) -> Iterator[RenderableType]:
         header = ("plan", "digest", "data set", "state", "runs", "by", "at")
         yield listing(header, [_approval(one) for one in status["approvals"]])
     if status["budgets"]:
-        paid = ("data set", "cohort", "split", "spent", "cap")
-        yield listing(paid, [_budget(one) for one in status["budgets"]])
+        yield from _budgets(status["budgets"])
     if status["left"]:
         yield status["left"]["sentence"]
     if status["audit"]:
@@ -84,6 +83,14 @@ def _rows(status: Status) -> Iterator[tuple[str, str, str]]:
 def _approval(one: Mapping[str, Any]) -> tuple[str, ...]:
     runs = f"{one['served']} of {one['runs']}"
     return one["name"], one["digest"][:12], one["dataset"], one["state"], runs, one["by"], one["at"][:10]
+
+
+def _budgets(lines: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+    yield listing(("data set", "cohort", "split", "spent", "cap"), [_budget(one) for one in lines])
+    shared = [one for one in lines if one["if_all_collude"] is not None]
+    if shared:
+        most = max(one["if_all_collude"] for one in shared)
+        yield f"Sites have shared noise: if all other sites collude, a patient has paid up to epsilon {most:.3f}."
 
 
 def _budget(one: Mapping[str, Any]) -> tuple[str, ...]:

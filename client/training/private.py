@@ -8,6 +8,8 @@ Rules
 - Each step: toss a coin for each patient, make the drawn ones' clipped gradients, add noise, divide by a public
   constant, let the plan's optimizer step. An optimizer, a schedule, weight decay and momentum only ever see the noisy
   mean, so they cost nothing.
+- Where sites share the noise (``shared.privacy.shared_noise``) there is one step, no optimizer but plain descent, and
+  what it would change is given without noise: to be noised on the grid before anything else is done with it.
 - Nothing else comes back: no loss, no count of patients, no error that depends on the data. A network that diverges is
   noticed by its weights.
 
@@ -17,7 +19,9 @@ Where the noise comes from is the caller's choice; everything but a simulation t
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.training.local import Assignment, make_optimizer
@@ -52,6 +56,26 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = assignment.rate(step)
         optimizer.step()
+
+
+def unnoised_change(
+    model: nn.Module,
+    engine: PatientGradients,
+    sampler: Sampler,
+    terms: Terms,
+    assignment: Assignment,
+) -> NDArray[np.float64]:
+    """What one step of plain descent would change, shape (P,): **without noise**, and not for the eyes of others.
+
+    Adding or removing a patient moves it by at most ``assignment.rate(0) * terms.clip_norm / terms.denominator`` in the
+    Euclidean norm. Arguments as of ``train``; ``model`` stays as it is.
+    """
+    model.train()
+    mean = engine(sampler.step(0, terms.sampling_rate)).values / terms.denominator
+    weights = torch.cat([parameter.detach().reshape(-1).double() for _, parameter in trainable(model)])
+    descent = mean + sampler.plan.training.weight_decay * weights
+    change: NDArray[np.float64] = (-assignment.rate(0) * descent).cpu().numpy()
+    return change
 
 
 def give_gradient(model: nn.Module, gradient: Tensor) -> None:

@@ -18,6 +18,7 @@ not-finite  a patient with an image of NaN contributes nothing, and harms nobody
 empty       a step in which nobody was drawn is noise of the full size
 noise       noise has the planned standard deviation (1 %) and is normal (Kolmogorov-Smirnov); two thirds and three
             halves of it would be noticed
+shared      the parts of noise that two sites add on the grid make noise of the size that both have planned, normal too
 untouched   no parameter, buffer or gradient of the network is changed, nor what trains and in which mode
 =========== =======================================================================================================
 """
@@ -37,10 +38,12 @@ from client.training.batches import Batch, pieces
 from client.training.per_patient import Network, PatientGradients, flat
 from client.training.stand_ins import made_up_patient
 from shared.errors import ModelError
-from shared.plan import Plan
+from shared.fixed_point import resolution
+from shared.plan import FixedPoint, Plan
 from shared.privacy.clipping import Clip
 from shared.privacy.mechanism import noisy_mean
 from shared.privacy.noise import Noise, SecureNoise
+from shared.privacy.shared_noise import Share, noised
 from shared.privacy.terms import Terms
 from shared.tasks.task import Task
 
@@ -204,6 +207,16 @@ def _noise(subject: Subject) -> tuple[bool, str]:
     return is_normal(values) and noticed, f"noise has {spread:.4f} times the planned standard deviation"
 
 
+def _shared(subject: Subject) -> tuple[bool, str]:
+    share, grid = Share(least=3, colluding=1), FixedPoint()
+    wanted = grid.range * 2.0**-10
+    deviation = share.deviation(wanted, grid)
+    parts = [noised(np.zeros(_DRAWS), deviation, grid, subject.noise) for _ in range(share.honest)]
+    values = np.sum(parts, axis=0, dtype=np.int64) * (resolution(grid) / wanted)
+    passed = is_normal(values) and not np.array_equal(*parts)
+    return passed, f"two sites' parts make {float(values.std()):.4f} times the planned standard deviation"
+
+
 def is_normal(values: np.ndarray) -> bool:
     """Whether values are standard normals as far as their spread and the Kolmogorov-Smirnov test can tell."""
     return abs(float(values.std()) - 1) <= _STD_WITHIN and float(kstest(values, "norm").pvalue) >= _LEAST_P
@@ -217,6 +230,7 @@ CHECKS: dict[str, Callable[[Subject], tuple[bool, str]]] = {
     "not-finite": _not_finite,
     "empty": _empty,
     "noise": _noise,
+    "shared": _shared,
 }
 
 

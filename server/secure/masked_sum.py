@@ -43,7 +43,7 @@ from shared.plan import FixedPoint
 from shared.secure.context import Context
 from shared.secure.held import Shape
 from shared.secure.papers import Confirmation, Dealing, Offer, Revelation
-from shared.secure.threshold import rule
+from shared.secure.threshold import rule_of
 
 if TYPE_CHECKING:
     from server.run_setup import Setup
@@ -119,7 +119,7 @@ class MaskedSum:
                 code="no-identities",
             )
         plan, about = setup.plan, ABOUT[question.phase]
-        agreed = rule(plan.secure_aggregation, plan.participation.quorum)
+        agreed = rule_of(plan)
         context = Context(plan.digest(), run, question.round, about)
         return cls(about, expected, SumRound(context, agreed, setup.identities, expected.shape))
 

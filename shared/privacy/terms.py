@@ -14,6 +14,9 @@ Rules
 - q = ``privacy.sampling_rate``, or ``training.patients_per_step`` over the public number of patients, at most 1.
 - The divisor of a step is q times the public number of patients: the patients expected in it.
 - The noise is the least that keeps the plan's epsilon, or ``privacy.noise_multiplier``.
+- Where sites share the noise (``shared_noise``), they also share the divisor, the mean of what theirs would be: a patient
+  counts the same wherever they are. The sum holds the noise of the site that needs most, so the promise to patients of
+  the others is a little better than planned. Terms then also say what is left of it if all other sites collude.
 - Validation patients are measured after every ``evaluation.every`` rounds and after the last, test patients once, as in
   ``server.rounds``.
 
@@ -22,15 +25,19 @@ What a site has spent before this run is its ledger's; what the noise is drawn f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal
 
 from shared.errors import PlanError
+from shared.fixed_point import peak, resolution
 from shared.plan import Plan
 from shared.plan_errors import suggest
 from shared.privacy.accounting import Target, epsilon, noise_for
 from shared.privacy.events import Event
+from shared.privacy.shared_noise import FURTHEST, Share, room
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class Terms:
         denominator: what the noisy sum of a step is divided by: the expected number of patients in it (L).
         steps_per_round: steps between two updates.
         rounds: rounds of the run.
+        share: of how many sites' noise this is, where sites share it; None where each adds all of its own.
     """
 
     sampling_rate: float
@@ -52,19 +60,25 @@ class Terms:
     denominator: float
     steps_per_round: int
     rounds: int
+    share: Share | None = None
 
     @property
     def noise_per_coordinate(self) -> float:
         """Standard deviation of the noise in each coordinate of a step's mean gradient."""
         return self.noise_multiplier * self.clip_norm / self.denominator
 
+    @property
+    def alone(self) -> float:
+        """The noise multiplier if all other sites collude; 0 where none of the noise is theirs."""
+        return self.share.alone(self.noise_multiplier) if self.share else 0.0
+
     def round_event(self) -> Event:
         """What one round does to training patients."""
-        return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round)
+        return Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round, self.alone)
 
     def all_events(self) -> tuple[Event, ...]:
         """What the whole run does to training patients."""
-        return (Event(self.noise_multiplier, self.sampling_rate, self.steps_per_round * self.rounds),)
+        return (replace(self.round_event(), steps=self.steps_per_round * self.rounds),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +100,26 @@ def terms_for(plan: Plan, site: str) -> Terms:
         PlanError: the plan promises no privacy, does not say how many patients the site is taken to have, or its noise
             cannot keep its epsilon.
     """
-    budget, delta, clip_norm = _promise(plan)
-    patients = public_patients(plan, site)
-    rate = sampling_rate(plan, patients)
-    target = Target(budget, delta, rate, plan.plan.rounds * plan.training.steps)
-    return Terms(
-        sampling_rate=rate,
-        noise_multiplier=_noise(plan, target, site),
-        clip_norm=clip_norm,
-        denominator=rate * patients,
-        steps_per_round=plan.training.steps,
-        rounds=plan.plan.rounds,
+    own, share = _own_terms(plan, site), share_of(plan)
+    if share is None:
+        return own
+    everybody = [_own_terms(plan, one) for one in _named(plan) or (site,)]
+    found = replace(
+        own,
+        noise_multiplier=max(one.noise_multiplier for one in everybody),
+        denominator=fmean(one.denominator for one in everybody),
+        share=share,
     )
+    _require_room(plan, share, found.noise_per_coordinate)
+    return found
+
+
+def share_of(plan: Plan) -> Share | None:
+    """Of how many sites' noise the plan's promise is made; None where each site adds all of its own."""
+    least, colluding = plan.secure_aggregation.threshold, plan.privacy.colluding_sites
+    if plan.privacy.noise == "own" or least is None or colluding is None:
+        return None
+    return Share(least, colluding)
 
 
 def statistics_terms(plan: Plan, split: Literal["validation", "test"]) -> StatisticsTerms:
@@ -142,6 +164,41 @@ def public_patients(plan: Plan, site: str) -> int:
 def sampling_rate(plan: Plan, patients: int) -> float:
     """Probability with which each of ``patients`` takes part in a step."""
     return plan.privacy.sampling_rate or min(1.0, plan.training.patients_per_step / patients)
+
+
+def _own_terms(plan: Plan, site: str) -> Terms:
+    """The terms where nobody else's noise helps."""
+    budget, delta, clip_norm = _promise(plan)
+    patients = public_patients(plan, site)
+    rate = sampling_rate(plan, patients)
+    target = Target(budget, delta, rate, plan.plan.rounds * plan.training.steps)
+    return Terms(
+        sampling_rate=rate,
+        noise_multiplier=_noise(plan, target, site),
+        clip_norm=clip_norm,
+        denominator=rate * patients,
+        steps_per_round=plan.training.steps,
+        rounds=plan.plan.rounds,
+    )
+
+
+def _named(plan: Plan) -> tuple[str, ...]:
+    """Sites that the plan names; empty where it makes no difference between them."""
+    said = plan.privacy.public_patients
+    return tuple(sorted(said)) if isinstance(said, Mapping) else ()
+
+
+def _require_room(plan: Plan, share: Share, noise: float) -> None:
+    """Refuse a range that the noise alone would nearly fill; raises ``PlanError``."""
+    fixed_point, rate = plan.aggregation.fixed_point, plan.training.learning_rate
+    deviation = share.deviation(rate * noise, fixed_point)
+    if 2 * room(deviation, fixed_point) < peak(fixed_point):
+        furthest = FURTHEST * deviation * resolution(fixed_point)
+        raise PlanError(
+            f"the noise that each site adds reaches {furthest:.2g}, and aggregation.fixed_point.range is "
+            f"{fixed_point.range:g}",
+            hint=f"set the range to {math.ceil(2.1 * furthest * 100) / 100:g} or more; it must hold noise and change",
+        )
 
 
 def _promise(plan: Plan) -> tuple[float, float, float]:

@@ -87,22 +87,26 @@ class Threshold:
         degree: of the graph beyond ``complete_up_to`` sites; None for a complete one whatever their number.
         complete_up_to: most sites that all are neighbours.
         least: sites in any sum where the plan gives no number: its quorum.
+        colluding: sites that must be borne (c), in 2 t > n + c.
     """
 
     sites: int | None = None
     degree: Degree | None = None
     complete_up_to: int = COMPLETE_UP_TO
     least: int = LEAST_SITES
+    colluding: int = 0
 
     def of(self, offered: int, enrolled: int = 0) -> int:
         """Least number of sites among ``offered`` of the ``enrolled``; raises "threshold-low", "below-threshold"."""
         everybody = max(offered, enrolled)
         threshold = max(two_thirds(everybody), self.least) if self.sites is None else self.sites
-        if threshold < LEAST_SITES or 2 * threshold <= everybody:
+        if threshold < LEAST_SITES or 2 * threshold <= everybody + self.colluding:
+            colluding = f", of which {self.colluding} may collude" if self.colluding else ""
             raise ProtocolError(
-                f"a threshold of {threshold} is too low for {everybody} sites: two separate groups of them could each "
-                "reveal half of what hides a single site's values",
-                hint="set secure_aggregation.threshold above half of the sites, and to 2 at least",
+                f"a threshold of {threshold} is too low for {everybody} sites{colluding}: two separate groups of them "
+                "could each reveal half of what hides a single site's values",
+                hint="set secure_aggregation.threshold above half of the sites and of those that may collude together, "
+                "and to 2 at least",
                 code="threshold-low",
             )
         if offered < threshold:

@@ -172,6 +172,49 @@ def test_the_table_says_the_same_as_the_document(hospital: Hospital) -> None:
     assert "epsilon at delta 1e-05 of the patient who paid most" in said.out
 
 
+SHARED_EVENT = replace(EVENT, noise_multiplier=2.4, alone=1.2)
+"""Costs little as long as no more sites collude than a plan says, and what ``EVENT`` costs if all others do."""
+
+
+def test_where_no_site_shared_noise_there_is_no_worst_case_and_no_column(hospital: Hospital) -> None:
+    hospital.pay(1, release="11" * 32)
+    assert [one["if_all_collude"] for one in hospital.lines()] == [None] * 3
+    assert "collude" not in hospital.says("budget").out
+
+
+def test_what_was_paid_if_all_other_sites_collude_is_shown_beside_it(hospital: Hospital) -> None:
+    """Left, granted, and of this site's own noise: 50 steps each, all of them at noise 1.2 in the worst case."""
+    hospital.pay(1, SHARED_EVENT, release="11" * 32)
+    hospital.pay(2, SHARED_EVENT)
+    hospital.pay(3)
+    train, validation, test = hospital.lines()
+    assert train["if_all_collude"] == close_above(by_pld(150))
+    assert train["if_all_collude"] != close_above(by_pld(100)), "the control: what is only reserved counts"
+    assert train["spent"] < train["reserved"] < by_pld(100)
+    assert [one["if_all_collude"] for one in (validation, test)] == [None] * 2
+
+
+def test_the_column_is_there_for_all_as_soon_as_one_split_has_shared_noise(hospital: Hospital) -> None:
+    hospital.pay(1, SHARED_EVENT, release="11" * 32)
+    train = hospital.lines()[0]
+    said = hospital.says("budget").out
+    header, first, second = said.splitlines()[:3]
+    assert " ".join(header.split()).endswith("spent reserved if all collude cap left inherits from")
+    assert first.split()[6:8] == [f"{train['if_all_collude']:.3f}", "10"]
+    assert second.split()[6:8] == ["-", "10"]
+    assert "If all collude: what is reserved, if all other sites collude" in " ".join(said.split())
+
+
+def test_a_patient_of_two_cohorts_has_paid_in_both_also_in_the_worst_case(hospital: Hospital) -> None:
+    hospital.pay(1, SHARED_EVENT, release="11" * 32)
+    first = hospital.cohort().digest()
+    second = hospital.freeze("--seed", "3").digest()
+    for one in hospital.lines():
+        if one["cohort"] == second:
+            assert one["inherited"] in ([first], [])
+            assert (one["if_all_collude"] is None) == (one["inherited"] == [])
+
+
 def test_the_cap_is_the_smaller_one_of_the_policy_s(hospital: Hospital) -> None:
     hospital.permit(max_epsilon_per_cohort=4.0, max_epsilon_lifetime=9.0, delta=1e-6)
     assert {(one["cap"], one["delta"]) for one in hospital.lines()} == {(4.0, 1e-6)}

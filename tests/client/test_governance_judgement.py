@@ -30,7 +30,15 @@ PROMISE: dict[str, Any] = {
     "clip_norm": 1.0,
     "public_patients": 100,
 }
-KNOWN = Facts("north", patients=100, cohort="c0ffee" * 10, noise_multiplier=1.0, cohort_epsilon=4, lifetime_epsilon=4)
+KNOWN = Facts(
+    "north",
+    patients=100,
+    cohort="c0ffee" * 10,
+    noise_multiplier=1.0,
+    cohort_epsilon=4,
+    lifetime_epsilon=4,
+    alone_epsilon=20,
+)
 LEAD, OTHER = "0123 4567 89ab cdef " * 2, "fedc ba98 7654 3210 " * 2
 
 
@@ -69,6 +77,17 @@ TRAINING = {"privacy__covers": "training"}
 CROSSING = unprotected(
     personalisation__steps=5, personalisation__learning_rate=0.01, evaluation__cross_site=True, evaluation__every=1
 )
+SHARED: dict[str, Any] = {
+    "privacy__noise": "shared",
+    "privacy__colluding_sites": 1,
+    "secure_aggregation__enabled": True,
+    "secure_aggregation__threshold": 3,
+    "aggregation__weights": "equal",
+    "aggregation__fixed_point": {"bits": 24},
+    "training__steps": 1,
+    "training__optimizer": "sgd",
+}
+"""Noise that sites share, of which 20 is paid if all other sites collude."""
 
 REFUSED: dict[str, Case] = {
     "plans.tasks": ("[plans]\ntasks = ['segmentation']", {}, {}),
@@ -78,6 +97,7 @@ REFUSED: dict[str, Case] = {
     "privacy.max_epsilon_per_plan": ("", {"privacy__epsilon": 8.1}, {}),
     "privacy.max_epsilon_per_cohort": ("", {}, {"cohort_epsilon": 10.001}),
     "privacy.max_epsilon_lifetime": ("", {}, {"lifetime_epsilon": 10.001}),
+    "privacy.max_epsilon_alone": ("[privacy]\nmax_epsilon_alone = 19.9", SHARED, {}),
     "privacy.min_noise_multiplier": ("[privacy]\nmin_noise_multiplier = 1.01", {}, {}),
     "privacy.min_patients": ("", {}, {"patients": 19}),
     "privacy.max_delta_times_patients": ("", {}, {"patients": 10_001}),
@@ -100,6 +120,7 @@ PERMITTED: dict[str, Case] = {
     "privacy.max_epsilon_per_plan": ("", {"privacy__epsilon": 8.0}, {}),
     "privacy.max_epsilon_per_cohort": ("", {}, {"cohort_epsilon": 10.0}),
     "privacy.max_epsilon_lifetime": ("", {}, {"lifetime_epsilon": 10.0}),
+    "privacy.max_epsilon_alone": ("[privacy]\nmax_epsilon_alone = 20.0", SHARED, {}),
     "privacy.min_noise_multiplier": ("[privacy]\nmin_noise_multiplier = 1.0", {}, {}),
     "privacy.min_patients": ("", {}, {"patients": 20}),
     "privacy.max_delta_times_patients": ("", {}, {"patients": 10_000}),
@@ -127,7 +148,7 @@ def judged(case: Case) -> tuple[judgement.Refusal, ...]:
 
 def test_no_row_of_the_table_of_rules_is_untested() -> None:
     assert set(REFUSED) == set(PERMITTED) == set(RULES)
-    assert len(RULES) == 14
+    assert len(RULES) == 15
 
 
 def test_every_key_of_a_policy_about_plans_has_its_rule() -> None:
@@ -241,6 +262,42 @@ def test_noise_that_the_plan_states_is_known_and_what_the_site_computed_goes_bef
     assert [one.rule for one in judge(strict, stated, replace(KNOWN, noise_multiplier=1.0))] == [
         "privacy.min_noise_multiplier"
     ]
+
+
+# --- noise that sites share ------------------------------------------------------------------------------------------
+
+
+def test_without_a_policy_that_says_otherwise_no_site_shares_noise() -> None:
+    """Whatever it would cost, and also where nobody has computed that."""
+    for paid in (20.0, 0.001, None):
+        (found,) = judge(Policy(), plan(**SHARED), replace(KNOWN, alone_epsilon=paid))
+        assert found.sentence == (
+            "policy.toml [privacy] max_epsilon_alone = 0 refuses this plan: it asks for noise that sites share"
+        )
+        assert found.hint == 'ask the lead for a plan with privacy.noise = "own"'
+
+
+def test_the_refusal_says_what_would_be_paid_if_all_other_sites_collude() -> None:
+    (found,) = judged(REFUSED["privacy.max_epsilon_alone"])
+    assert found.sentence == (
+        "policy.toml [privacy] max_epsilon_alone = 19.9 refuses this plan: a run of it costs a patient epsilon 20 if "
+        "all other sites collude"
+    )
+    assert "a smaller privacy.epsilon" in found.hint
+
+
+@pytest.mark.parametrize("paid", [None, math.nan, math.inf])
+def test_where_the_worst_case_is_not_known_or_no_number_nothing_is_permitted(paid: float | None) -> None:
+    wide = policy.parse("[privacy]\nmax_epsilon_alone = 1e9")
+    assert judge(wide, plan(**SHARED), KNOWN) == ()
+    found = judge(wide, plan(**SHARED), replace(KNOWN, alone_epsilon=paid))
+    assert [one.rule for one in found] == ["privacy.max_epsilon_alone"]
+    assert ("it is not known what a patient pays" in found[0].sentence) == (paid is None)
+
+
+def test_a_plan_whose_sites_add_all_of_their_own_noise_has_no_worst_case() -> None:
+    for paid in (None, math.inf, math.nan, 1e6):
+        assert judge(Policy(), plan(), replace(KNOWN, alone_epsilon=paid)) == ()
 
 
 # --- patients are not told -------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def test_no_row_can_be_changed_or_removed(full: Ledger, table: str, statement: s
     "statement",
     [
         "replace into cohorts values (9, (select digest from cohorts), 'other', '')",
-        """replace into reservations select 9, at, cohort, split, run, plan, round, purpose, 'other', 99.0, 0.1, 1
+        """replace into reservations select 9, at, cohort, split, run, plan, round, purpose, 'other', 99.0, 0.1, 1, 0
            from reservations""",
     ],
     ids=["cohort", "reservation"],
@@ -193,7 +193,7 @@ def test_a_lost_ledger_is_not_replaced_by_one_that_says_nobody_paid(tmp_path: Pa
 
 
 def test_a_ledger_of_a_later_version_is_left_alone(full: Ledger) -> None:
-    do(full.path, "pragma user_version=3")
+    do(full.path, "pragma user_version=4")
     before = full.path.read_bytes()
     assert code_of(lambda: Ledger.open(full.path)) == "ledger-version"
     assert full.path.read_bytes() == before
@@ -366,8 +366,12 @@ def test_the_same_question_is_charged_once(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     ("other", "event"),
-    [(claim(request="other weights"), EVENT), (claim(), replace(EVENT, noise_multiplier=9.0))],
-    ids=["weights", "noise"],
+    [
+        (claim(request="other weights"), EVENT),
+        (claim(), replace(EVENT, noise_multiplier=9.0)),
+        (claim(), replace(EVENT, alone=0.5)),
+    ],
+    ids=["weights", "noise", "alone"],
 )
 @pytest.mark.parametrize("state", ["reserved", "released"])
 def test_another_question_under_the_same_name_is_refused(
@@ -415,6 +419,10 @@ def test_a_lower_cap_stops_what_was_granted_and_has_not_left_and_nothing_that_ha
         Event(1.0, 1.5, 1),
         Event(1.0, float("nan"), 1),
         Event(1.0, 0.5, 0),
+        Event(1.0, 0.5, 1, -0.1),
+        Event(1.0, 0.5, 1, 1.1),
+        Event(1.0, 0.5, 1, float("inf")),
+        Event(1.0, 0.5, 1, float("nan")),
     ],
     ids=str,
 )
@@ -431,10 +439,33 @@ def test_a_cost_that_is_no_number_is_refused(ledger: Ledger, said: float) -> Non
 
 
 def test_an_event_comes_back_as_it_was_noted_to_the_last_bit(ledger: Ledger) -> None:
-    event = Event(0.1 + 0.2, 1 / 3, 7)
+    event = Event(0.1 + 0.2, 1 / 3, 7, 0.1 + 0.1 / 3)
     ledger.reserve(claim(), event, UNLIMITED, AT)
     assert ledger.spending(FIRST.digest).splits["train"].own.reserved == (event,)
     assert ledger.reserve(claim(), event, UNLIMITED, AT).state == "again"
+
+
+def test_all_of_the_noise_may_be_this_site_s_and_more_than_all_may_not(ledger: Ledger) -> None:
+    """The control of what is refused above."""
+    assert ledger.reserve(claim(), Event(1.0, 0.5, 1, 1.0), UNLIMITED, AT).state == "new"
+
+
+def test_the_same_noise_is_another_event_where_sites_share_it(ledger: Ledger) -> None:
+    """One at a time, so that no two of them could be taken for one in a sum of steps."""
+    for number, alone in enumerate((0.0, 0.5, 0.25, 0.5), start=1):
+        ledger.reserve(claim(number=number), Event(1.0, 0.5, 10, alone), UNLIMITED, AT)
+    found = ledger.spending(FIRST.digest).splits["train"].own.all()
+    assert {event.alone: event.steps for event in found} == {0.0: 10, 0.25: 10, 0.5: 20}
+    assert added_up(found, 0, "") == 20, "and all of them are charged under the plan's assumption"
+    assert added_up([event.if_alone() for event in found], 0, "") == 5 + 20 + 2 * 10
+
+
+def test_the_cap_is_held_against_the_plan_s_assumption(ledger: Ledger) -> None:
+    """Each costs 5, and 50 if all other sites collude: a policy limits that beforehand, and the ledger keeps it."""
+    cap = Cap(10, 1e-5)
+    for number in (1, 2):
+        assert ledger.reserve(claim(number=number), replace(EVENT, alone=0.1), cap, AT).state == "new"
+    assert code_of(lambda: ledger.reserve(claim(number=3), replace(EVENT, alone=0.1), cap, AT)) == "budget"
 
 
 # --- releasing --------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from shared.privacy.events import Event
 SUPPORT, ROOT = Path(__file__).parents[1] / "support", Path(__file__).parents[2]
 SPLITS: tuple[Split, ...] = get_args(Split)
 PATIENTS = "abcdefgh"
-EVENTS = (EVENT, Event(2.0, 0.5, 4), Event(1.0, 1.0, 1))
+EVENTS = (EVENT, Event(2.0, 0.5, 4, 0.7), Event(1.0, 1.0, 1))
 CAP = Cap(12.0, 1e-5)
 
 
@@ -89,11 +89,12 @@ class World:
         """Everything that has to hold after whatever happened."""
         noted = rows(
             self.ledger.path,
-            """select digest, split, run, plan, round, purpose, request, noise_multiplier, sampling_rate, steps, reply
+            """select digest, split, run, plan, round, purpose, request, noise_multiplier, sampling_rate, steps, alone,
+                      reply
                from reservations join cohorts on cohorts.number = cohort
                left join releases on reservation = reservations.number""",
         )
-        paid = {Claim(*row[:7]): (Event(*row[7:10]), row[10]) for row in noted}
+        paid = {Claim(*row[:7]): (Event(*row[7:11]), row[11]) for row in noted}
         assert all(event in self.asked[one] for one, (event, _) in paid.items()), "nobody pays for what nobody asked"
         for one, (event, answer) in self.left.items():
             assert paid[one] == (event, sha(answer)), "what left is paid for, and is what the ledger says"

@@ -43,7 +43,7 @@ def test_the_first_policy_toml_says_the_defaults_and_so_does_an_empty_one() -> N
 def test_the_first_policy_toml_has_every_key_and_no_other() -> None:
     written = tomllib.loads(policy.template())
     assert {(section, key) for section, table in written.items() for key in table} == set(keys_of(Policy))
-    assert len(set(keys_of(Policy))) == 18
+    assert len(set(keys_of(Policy))) == 19
 
 
 def test_every_value_of_the_first_policy_toml_is_the_default_of_its_key() -> None:
@@ -84,6 +84,7 @@ def test_defaults_are_the_careful_choice() -> None:
     assert said.privacy.max_epsilon_per_plan <= said.privacy.max_epsilon_per_cohort <= said.privacy.max_epsilon_lifetime
     assert said.privacy.delta * 10_000 <= said.privacy.max_delta_times_patients
     assert said.who.leads == ()
+    assert said.privacy.max_epsilon_alone == said.approval.auto_max_epsilon == 0
 
 
 def test_a_key_that_weakens_privacy_beyond_a_number_is_called_unsafe() -> None:
@@ -115,6 +116,9 @@ def test_a_key_that_weakens_privacy_beyond_a_number_is_called_unsafe() -> None:
         ("[privacy]\nmin_patients = 2.5", "privacy.min_patients = 2.5", "correct privacy.min_patients"),
         ("[privacy]\nmin_patients = true", "privacy.min_patients = True", "correct privacy.min_patients"),
         ("[privacy]\nmin_noise_multiplier = -1", "privacy.min_noise_multiplier = -1", "correct"),
+        ("[privacy]\nmax_epsilon_alone = -1", "privacy.max_epsilon_alone = -1", "correct privacy.max_epsilon_alone"),
+        ("[privacy]\nmax_epsilon_alone = inf", "privacy.max_epsilon_alone = inf", "correct"),
+        ("[privacy]\nmax_epsilon_alone = true", "privacy.max_epsilon_alone = True", "correct"),
         ("[privacy]\nunsafe_allow_unprotected = 'no'", "privacy.unsafe_allow_unprotected = 'no'", "correct"),
         ("[privacy]\nunsafe_allow_unprotected = 1", "privacy.unsafe_allow_unprotected = 1", "correct"),
         ("[statistics]\nrelease = ['all']", "statistics.release.0 = 'all'", "correct statistics.release.0"),

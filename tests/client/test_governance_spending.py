@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from small_ledger import EVENT, added_up, claim, sha
 
 from client.data.cohort.manifest import Cohort, Member, SplitRule
-from client.governance.spending import Account, CohortPatients, cost, merged, require_within, within
+from client.governance.spending import (
+    Account,
+    CohortPatients,
+    cost,
+    if_all_collude,
+    merged,
+    require_within,
+    within,
+)
 from shared.errors import BudgetError
 from shared.messages import Split
 from shared.privacy.accounting import Cap, epsilon
@@ -49,6 +57,45 @@ def test_merging_loses_no_step_and_says_the_same_in_any_order(found: list[Event]
     assert len({(event.noise_multiplier, event.sampling_rate) for event in together}) == len(together)
     assert added_up(together, 0, "") == pytest.approx(added_up(found, 0, ""))
     assert sum(event.steps for event in together) == sum(event.steps for event in found)
+
+
+shared = st.builds(Event, st.just(2.0), st.just(0.5), st.integers(1, 50), st.sampled_from([0.0, 0.5, 1.0]))
+
+
+@given(st.lists(shared, max_size=8))
+def test_merging_keeps_apart_what_is_left_of_the_noise_if_all_other_sites_collude(found: list[Event]) -> None:
+    together = merged(found)
+    for alone in (0.0, 0.5, 1.0):
+        steps = sum(event.steps for event in found if event.alone == alone)
+        assert sum(event.steps for event in together if event.alone == alone) == steps
+    assert len(together) == len({event.alone for event in found})
+
+
+@given(st.lists(st.lists(shared, max_size=5), min_size=1, max_size=4))
+def test_the_worst_case_is_the_dearest_s_with_the_noise_that_is_this_site_s(found: list[list[Event]]) -> None:
+    """By hand: each step pays with its own part of the noise, where there is one, and else with all of it."""
+    by_hand = [sum(one.steps * 0.5 / (one.alone if one.alone else 2.0) for one in each) for each in found]
+    said = if_all_collude(found, 1e-5, added_up)
+    if any(event.alone for each in found for event in each):
+        assert said == pytest.approx(max(by_hand))
+        assert said is not None
+        assert said >= max(added_up(each, 0, "") for each in found)
+    else:
+        assert said is None
+
+
+def test_the_worst_case_of_a_shared_noise_is_that_of_a_site_s_part_and_of_no_less() -> None:
+    """Of four honest sites, a part has half the deviation; an accountant that nobody here wrote is asked about that."""
+    truth = by_pld(1.2, 0.064, 150, 1e-5)
+    said = if_all_collude([[Event(2.4, 0.064, 100, 1.2), Event(1.2, 0.064, 50)]], 1e-5, epsilon)
+    assert said is not None
+    assert truth * 0.999 < said < truth * 1.02
+    assert cost((Event(2.4, 0.064, 100, 1.2), Event(1.2, 0.064, 50)), 1e-5, epsilon) < truth * 0.9
+
+
+def test_who_shares_no_noise_has_no_worst_case_beside_what_is_paid() -> None:
+    assert if_all_collude([], 1e-5, epsilon) is None
+    assert if_all_collude([(), (EVENT,)], 1e-5, epsilon) is None
 
 
 @given(st.lists(events, max_size=5), st.lists(events, max_size=5))

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
-from deciding_hospital import DATASET, NOW, PILOT, PRIVATE, RUN, Hospital, measure, plan_of, train
+from deciding_hospital import DATASET, NOW, PILOT, PRIVATE, RUN, SHARED, SHARING, Hospital, measure, plan_of, train
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, SelfComposedDpEvent
 from dp_accounting.pld import PLDAccountant
 from small_trust import code_of
@@ -19,6 +20,7 @@ from client.custodian.desk import Asked
 from client.custodian.wiring import Custodian, custodian
 from client.governance import approvals, receipts
 from client.governance.audit import verify
+from client.governance.audit_export import export, written
 from client.governance.receipts import Allowance
 from client.secure.party import Identity, Party
 from client.secure.released import Remembered
@@ -51,9 +53,9 @@ HOUR = timedelta(hours=1)
 class Desk:
     """A custodian of a hospital that approved a plan, and a clock that a test may turn."""
 
-    def __init__(self, folder: Any, **changes: Any) -> None:
+    def __init__(self, folder: Any, policy: str = PILOT, **changes: Any) -> None:
         self.hospital, self.plan, self.now = Hospital(folder), plan_of(**changes), NOW
-        self.hospital.policy(PILOT)
+        self.hospital.policy(policy)
         wanted = Wanted(self.hospital.signed(self.plan), folder, DATASET, 3)
         offer = approve.offered(self.hospital.site, wanted)
         approve.approve(self.hospital.site, offer, "maria", lambda: NOW)
@@ -231,6 +233,67 @@ def test_noise_is_said_where_noised_numbers_leave_and_nowhere_else(tmp_path: Any
     for name in ("dealt", "confirmed", "revealed"):
         (line,) = desk.lines(f"leaves-{name}")
         assert "figures" not in line
+
+
+def test_where_sites_share_the_noise_a_receipt_says_also_what_is_left_if_all_others_collude(tmp_path: Any) -> None:
+    """Two honest sites: this one's part has the noise over the root of two, and Google's accountant is asked for it."""
+    desk = Desk(tmp_path, SHARING, **SHARED)
+    for number in (1, 2):
+        Sum(desk, train(desk.plan, number)).run()
+    terms = terms_for(desk.plan, "aachen")
+    lines = desk.lines("leaves-masked")
+    for number, line in enumerate(lines, start=1):
+        figures = line["figures"]
+        assert set(figures) == {"noise_multiplier", "clip_norm", "alone", "delta", "epsilon", "epsilon_alone"}
+        assert figures["noise_multiplier"] == terms.noise_multiplier
+        assert figures["alone"] == pytest.approx(terms.noise_multiplier / math.sqrt(2))
+        assert figures["epsilon"] == pytest.approx(google(number, 0.5, terms.noise_multiplier), rel=0.01)
+        expected = google(number, 0.5, terms.noise_multiplier / math.sqrt(2))
+        assert figures["epsilon_alone"] == pytest.approx(expected, rel=0.01)
+    assert lines[0]["figures"]["epsilon_alone"] < lines[1]["figures"]["epsilon_alone"]
+
+
+def test_own_noise_and_statistics_have_no_figure_for_the_worst_case(tmp_path: Any) -> None:
+    """The control: of training patients alone is the noise shared, and only where the plan says so."""
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "own").mkdir()
+    shared = Desk(tmp_path / "shared", SHARING, **SHARED)
+    Sum(shared, measure(shared.plan, "test", 3)).run()
+    own = Desk(tmp_path / "own", **(PRIVATE | SECURE | {"evaluation": {"every": 1, "release": "dp"}}))
+    Sum(own, train(own.plan)).run()
+    for desk in (shared, own):
+        (line,) = desk.lines("leaves-masked")
+        assert not {"alone", "epsilon_alone"} & set(line["figures"])
+
+
+def test_who_once_shared_noise_reads_the_worst_case_on_every_later_receipt(tmp_path: Any) -> None:
+    """A round of shared noise, and then one of a plan with own noise on the same patients."""
+    desk = Desk(tmp_path, SHARING, **SHARED)
+    Sum(desk, train(desk.plan)).run()
+    part = terms_for(desk.plan, "aachen").noise_multiplier / math.sqrt(2)
+    desk.plan = plan_of(**PRIVATE)
+    wanted = Wanted(desk.hospital.signed(desk.plan), tmp_path, DATASET, 1)
+    approve.approve(desk.hospital.site, approve.offered(desk.hospital.site, wanted), "maria", lambda: NOW)
+    assert isinstance(desk.ask(train(desk.plan, run="cd" * 16))[0], Update)
+    figures = desk.lines("leaves-update")[0]["figures"]
+    assert "alone" not in figures, "this noise is all its own"
+    accountant = PLDAccountant(value_discretization_interval=1e-3)
+    for steps, noise in ((1, part), (2, terms_for(desk.plan, "aachen").noise_multiplier)):
+        accountant.compose(SelfComposedDpEvent(PoissonSampledDpEvent(0.5, GaussianDpEvent(noise)), steps))
+    assert figures["epsilon_alone"] == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
+    assert figures["epsilon_alone"] > figures["epsilon"]
+
+
+def test_the_officer_s_copy_of_the_log_holds_both_figures(tmp_path: Any) -> None:
+    desk = Desk(tmp_path, SHARING, **SHARED)
+    Sum(desk, train(desk.plan)).run()
+    figures = desk.lines("leaves-masked")[0]["figures"]
+    site = desk.hospital.site
+    found = export(site.path / "audit.jsonl", "aachen", site.signing_key().verify_key, None, NOW)
+    for form in ("text", "csv"):
+        text = written(found, form).decode()
+        assert f"alone={figures['alone']:.6g} " in text
+        assert f"epsilon_alone={figures['epsilon_alone']:.6g}" in text
 
 
 def test_noised_statistics_under_masks_say_their_own_noise(tmp_path: Any) -> None:

@@ -9,17 +9,22 @@ from typing import Any
 import pytest
 from lived_in import LEFT, Hospital, custodian, hospital, supernode, week_later
 from prometheus_client.parser import text_string_to_metric_families
+from small_ledger import claim
 from small_trust import DAY, HOUR, NOW, new_site
 
 from client import terminal
 from client.governance.audit import AuditLog, Event
+from client.governance.ledger import Ledger
 from client.site_folder import SiteFolder
 from client.statuspage import diary, processes, shown
+from client.statuspage.app import renderer
 from client.statuspage.collect import sentences, site_status
 from client.statuspage.diary import sentence_of
 from client.statuspage.numbers import gauges, state_of
 from client.statuspage.processes import locked
 from shared.local_page.telemetry import exposition
+from shared.privacy.accounting import Cap
+from shared.privacy.events import Event as Paid
 
 PATIENTS = ("p1", "p2", "p3", "p4")
 
@@ -40,6 +45,11 @@ def numbers(home: Hospital) -> dict[tuple[str, ...], float]:
         for each in families
         for one in each.samples
     }
+
+
+def page(home: Hospital) -> str:
+    sections, _ = renderer()
+    return sections(status(home))["budgets"]
 
 
 def printed(home: Hospital, capsys: pytest.CaptureFixture[str]) -> str:
@@ -159,6 +169,29 @@ def test_the_policy_is_said_in_sentences_and_a_wider_one_otherwise(home: Hospita
     wider = sentences(home.site.policy)
     assert wider[0] == "Plans without protection are permitted."
     assert wider[1] == "Figures about patients may leave not at all."
+
+
+def test_whether_sites_may_share_noise_is_said_where_they_may(home: Hospital) -> None:
+    assert not [one for one in sentences(home.site.policy) if "share" in one]
+    (home.site.path / "policy.toml").write_text("[privacy]\nmax_epsilon_alone = 30.0\n")
+    said = sentences(home.site.policy)
+    assert said[1] == "Sites may share the noise, with ε up to 30 in a run if all other sites collude."
+    assert len(said) == 5
+
+
+def test_what_was_paid_if_all_other_sites_collude_is_on_the_page_where_noise_was_shared(
+    home: Hospital, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {one["if_all_collude"] for one in status(home)["budgets"]} == {None}
+    assert "collude" not in printed(home, capsys) + page(home)
+    event = Paid(2.4, 0.064, 50, 1.2)
+    Ledger.open(home.site.path / "ledger.sqlite").reserve(claim(number=9), event, Cap(10, 1e-5), NOW)
+    train, *others = status(home)["budgets"]
+    assert (train["split"], {one["if_all_collude"] for one in others}) == ("train", {None})
+    assert train["if_all_collude"] > train["reserved"]
+    said = " ".join(printed(home, capsys).split())
+    assert f"if all other sites collude, a patient has paid up to epsilon {train['if_all_collude']:.3f}." in said
+    assert page(home).count(f"; {train['if_all_collude']:.2f} if all other sites collude</p>") == 1
 
 
 def test_a_policy_that_cannot_be_read_is_a_fault_and_the_rest_is_there(home: Hospital) -> None:

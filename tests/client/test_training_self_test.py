@@ -25,10 +25,12 @@ from client.training.self_test import Subject
 from client.training.vectorised import SideBySide
 from shared import models, tasks
 from shared.errors import ModelError
-from shared.plan import Plan
+from shared.fixed_point import Integers
+from shared.plan import FixedPoint, Plan
 from shared.privacy.clipping import Clip, ClippedSum
 from shared.privacy.mechanism import noisy_mean
 from shared.privacy.noise import Noise, SecureNoise, UnsafeSeededNoise
+from shared.privacy.shared_noise import noised
 from shared.privacy.terms import Terms
 from shared.tasks.task import Task
 
@@ -252,13 +254,13 @@ def uniform(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 NOISES: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], str]] = {
     "right": (lambda values: values, ""),
-    "none": (lambda values: values * 0, "empty noise"),
-    "two thirds": (lambda values: values * 2 / 3, "empty noise"),
-    "three halves": (lambda values: values * 3 / 2, "empty noise"),
-    "two percent less": (lambda values: values * 0.98, "noise"),
-    "uniform": (uniform, "noise"),
-    "the same for all": (np.ones_like, "noise"),
-    "a sixteenth missing": (lambda values: np.where(np.arange(values.size) % 16, values, 0), "noise"),
+    "none": (lambda values: values * 0, "empty noise shared"),
+    "two thirds": (lambda values: values * 2 / 3, "empty noise shared"),
+    "three halves": (lambda values: values * 3 / 2, "empty noise shared"),
+    "two percent less": (lambda values: values * 0.98, "noise shared"),
+    "uniform": (uniform, "noise shared"),
+    "the same for all": (np.ones_like, "noise shared"),
+    "a sixteenth missing": (lambda values: np.where(np.arange(values.size) % 16, values, 0), "noise shared"),
 }
 
 
@@ -283,6 +285,24 @@ def test_a_mechanism_that_forgets_its_noise_is_noticed(
 ) -> None:
     monkeypatch.setattr(self_test, "noisy_mean", mistake)
     assert failed(make_subject()) == {"empty", "noise"}
+
+
+def each_a_third(change: NDArray[np.float64], deviation: float, fixed_point: FixedPoint, noise: Noise) -> Integers:
+    """Parts for one honest site more than there are."""
+    return noised(change, deviation * math.sqrt(2 / 3), fixed_point, noise)
+
+
+def drawn_once(change: NDArray[np.float64], deviation: float, fixed_point: FixedPoint, _: Noise) -> Integers:
+    """Every site adds the same."""
+    return noised(change, deviation / math.sqrt(2), fixed_point, UnsafeSeededNoise(1))
+
+
+@pytest.mark.parametrize("mistake", [each_a_third, drawn_once], ids=lambda made: made.__name__)
+def test_parts_of_noise_that_do_not_add_up_are_noticed(
+    mistake: Callable[..., Integers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_test, "noised", mistake)
+    assert failed(make_subject()) == {"shared"}
 
 
 def test_every_check_fails_for_some_mistake() -> None:

@@ -310,3 +310,62 @@ def test_under_privacy_a_plan_that_shares_models_is_refused() -> None:
     promise["covers"] = "training"
     with pytest.raises(PlanError, match=r'privacy\.unit = "patient"'):
         from_document(document(privacy=promise, **CROSSING))
+
+
+# --- noise that sites share ------------------------------------------------------------------------------------------
+
+SHARED: dict[str, Any] = {
+    "privacy": {
+        "unit": "patient",
+        "epsilon": 4.0,
+        "delta": 1e-5,
+        "clip_norm": 1.0,
+        "public_patients": 50,
+        "noise": "shared",
+        "colluding_sites": 1,
+    },
+    "secure_aggregation__enabled": True,
+    "secure_aggregation__threshold": 3,
+    "training__steps": 1,
+    "training__optimizer": "sgd",
+    "aggregation__fixed_point": {"range": 1.0, "bits": 20},
+    "evaluation__release": "dp",
+}
+
+
+def test_sites_may_share_noise_where_the_plan_says_how_many_are_not_trusted() -> None:
+    plan = from_document(document(**SHARED))
+    assert (plan.privacy.noise, plan.privacy.colluding_sites) == ("shared", 1)
+    assert from_document(document(**SHARED | {"privacy": SHARED["privacy"] | {"colluding_sites": 0}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"secure_aggregation": {}}, "secure_aggregation.enabled = true"),
+        ({"secure_aggregation": {"enabled": True}}, "secure_aggregation.threshold"),
+        ({"secure_aggregation__threshold": 2}, "leaves 1 honest sites in a sum of 2"),
+        ({"training__steps": 2}, "training.steps = 1"),
+        ({"training__optimizer": "adamw"}, 'training.optimizer = "sgd"'),
+        ({"aggregation__weights": "public", "aggregation__public_weights": {"a": 2}}, 'aggregation.weights = "equal"'),
+        ({"aggregation__fixed_point": {"bits": 20, "rounding": "stochastic"}}, 'rounding = "nearest"'),
+    ],
+    ids=["no masks", "no threshold", "too few honest", "steps", "optimizer", "weights", "rounding"],
+)
+def test_noise_is_not_shared_where_the_sum_would_not_hold_it(changes: dict[str, Any], named: str) -> None:
+    sentence = str(refusal(**SHARED | changes))
+    assert 'privacy.noise = "shared"' in sentence
+    assert named in sentence
+
+
+@pytest.mark.parametrize(
+    "changes", [{"noise": "own"}, {"colluding_sites": None}], ids=["own noise", "nobody is counted"]
+)
+def test_how_many_collude_is_said_exactly_where_noise_is_shared(changes: dict[str, Any]) -> None:
+    said = {key: value for key, value in (SHARED["privacy"] | changes).items() if value is not None}
+    assert "colluding_sites belong together" in str(refusal(**SHARED | {"privacy": said}))
+
+
+def test_a_plan_that_protects_nobody_shares_no_noise() -> None:
+    unprotected = {"unit": "none", "noise": "shared", "colluding_sites": 1}
+    assert 'unit = "none" takes no noise' in str(refusal(**SHARED | {"privacy": unprotected}))

@@ -174,3 +174,65 @@ def test_statistics_without_noise_have_no_terms(release: str) -> None:
 def test_terms_are_values() -> None:
     assert Terms(0.1, 1.0, 1.0, 4.0, 3, 2) == Terms(0.1, 1.0, 1.0, 4.0, 3, 2)
     assert StatisticsTerms(1.0, 3) != StatisticsTerms(1.0, 4)
+
+
+# --- noise that sites share ------------------------------------------------------------------------------------------
+
+
+def sharing(privacy: dict[str, Any] | None = None, **changes: Any) -> Plan:
+    said: dict[str, Any] = {
+        "training__steps": 1,
+        "training__optimizer": "sgd",
+        "training__learning_rate": 0.1,
+        "aggregation__weights": "equal",
+        "aggregation__fixed_point": {"range": 1.0, "bits": 20},
+        "secure_aggregation__enabled": True,
+        "secure_aggregation__threshold": 5,
+    }
+    return plan({"noise": "shared", "colluding_sites": 1} | (privacy or {}), **said | changes)
+
+
+def test_sites_alike_share_what_each_would_have_added_alone() -> None:
+    own = terms_for(sharing({"noise": "own", "colluding_sites": None}), "aachen")
+    shared = terms_for(sharing(), "aachen")
+    assert shared.noise_multiplier == pytest.approx(own.noise_multiplier, rel=1e-12)
+    assert (own.share, own.alone) == (None, 0.0)
+    assert shared.share is not None
+    assert shared.share.honest == 4
+    assert shared.alone == pytest.approx(own.noise_multiplier / 2)
+    assert shared.round_event() == Event(shared.noise_multiplier, 0.05, 1, shared.alone)
+    assert shared.all_events() == (Event(shared.noise_multiplier, 0.05, 2, shared.alone),)
+
+
+def test_a_patient_counts_the_same_wherever_they_are_and_all_have_the_noise_of_the_site_that_needs_most() -> None:
+    numbers = {"public_patients": {"aachen": 3, "bergen": 400}}
+    both, alone = sharing(numbers), plan(numbers, training__steps=1)
+    shared = {site: terms_for(both, site) for site in ("aachen", "bergen")}
+    own = {site: terms_for(alone, site) for site in ("aachen", "bergen")}
+    assert shared["aachen"].noise_multiplier == pytest.approx(own["aachen"].noise_multiplier)
+    assert shared["bergen"].noise_multiplier > 1.2 * own["bergen"].noise_multiplier
+    assert {terms.denominator for terms in shared.values()} == {(3 + 4) / 2}
+    assert shared["aachen"].noise_per_coordinate == shared["bergen"].noise_per_coordinate
+    assert [terms.sampling_rate for terms in shared.values()] == [1.0, 0.01]
+    for site, terms in shared.items():
+        assert epsilon(terms.all_events(), 1e-4) <= epsilon(own[site].all_events(), 1e-4) <= 4
+
+
+def test_if_all_others_collude_the_promise_is_that_of_a_part_of_the_noise() -> None:
+    terms = terms_for(sharing(plan__rounds=40), "aachen")
+    (event,) = terms.all_events()
+    worst = epsilon([event.if_alone()], 1e-4)
+    assert worst == epsilon([Event(terms.noise_multiplier / 2, 0.05, 40)], 1e-4)
+    assert 1.5 * 4 < worst < 100
+    assert Event(1.0, 0.5, 3).if_alone() == Event(1.0, 0.5, 3)
+
+
+def test_a_range_that_noise_would_fill_is_refused_and_the_hint_is_enough() -> None:
+    narrow = {"range": 0.01, "bits": 20}
+    with pytest.raises(PlanError, match=r"aggregation\.fixed_point\.range is 0\.01") as refused:
+        terms_for(sharing(aggregation__fixed_point=narrow), "aachen")
+    enough = float(refused.value.hint.split("range to ")[1].split(" ")[0])
+    assert enough < 10
+    assert terms_for(sharing(aggregation__fixed_point=narrow | {"range": enough}), "aachen")
+    with pytest.raises(PlanError):
+        terms_for(sharing(aggregation__fixed_point=narrow | {"range": enough / 2}), "aachen")

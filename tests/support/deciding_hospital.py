@@ -45,6 +45,7 @@ min_patients = 1
 [statistics]
 release = ["dp", "sum", "site"]
 """
+SHARING = PILOT.replace("[privacy]", "[privacy]\nmax_epsilon_alone = 40.0")
 PRIVATE: dict[str, Any] = {
     "privacy": {
         "unit": "patient",
@@ -57,6 +58,20 @@ PRIVATE: dict[str, Any] = {
     "evaluation__release": "dp",
     "training__patient_gradients": "loop",
 }
+SHARED: dict[str, Any] = {
+    "privacy": {**PRIVATE["privacy"], "noise": "shared", "colluding_sites": 0},
+    "secure_aggregation": {"enabled": True, "threshold": 2},
+    "aggregation": {"weights": "equal", "fixed_point": {"bits": 24, "range": 1.0}},
+    "training": {
+        "steps": 1,
+        "patients_per_step": 3,
+        "learning_rate": 0.02,
+        "optimizer": "sgd",
+        "patient_gradients": "loop",
+    },
+    "evaluation__release": "dp",
+}
+"""The same promise by noise that both sites of the federation share."""
 
 
 def plan_of(**changes: Any) -> Plan:
@@ -104,6 +119,7 @@ class Hospital:
     lead: SigningKey = field(default_factory=SigningKey.generate)
     run_key: SigningKey = field(default_factory=SigningKey.generate)
     neighbour: Member = field(default_factory=partial(Member, "bergen"))
+    others: tuple[Member, ...] = ()
 
     def __post_init__(self) -> None:
         shutil.copytree(_frozen(), self.folder / "s")
@@ -121,7 +137,10 @@ class Hospital:
         enrolment.request(self.site, NOW)
         node = node_keys.public_pem(node_keys.load(self.site.path / KEYS / "node.pem"))
         identity = self.site.signing_key().verify_key.hex()
-        entries = [Entry(site="aachen", identity=identity, node=node), self.neighbour.entry]
+        entries = [
+            Entry(site="aachen", identity=identity, node=node),
+            *(one.entry for one in (self.neighbour, *self.others)),
+        ]
         found = rosters.first("squares-of-europe", NOW)
         for entry in entries:
             found = rosters.with_site(found, entry, NOW)

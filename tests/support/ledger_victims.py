@@ -1,4 +1,4 @@
-"""Processes that pay, and processes that end them: run as ``python ledger_victims.py kill|race|same FOLDER TIMES``.
+"""Processes that pay, and processes that end them: ``python ledger_victims.py kill|race|same|open FOLDER TIMES``.
 
 One process imports everything, and its children are copies of it, so that hundreds can be killed in seconds.
 """
@@ -81,6 +81,13 @@ def same(folder: Path, times: int) -> None:
         print(*at_once(lambda _, desk=desk: sha(desk.answer_once(claim(), EVENT, lambda: os.urandom(64)))))
 
 
+def open_together(folder: Path, times: int) -> None:
+    """Let processes open the ledgers that are there at once; print the digests that each of them reads."""
+    for turn in range(times):
+        path = folder / str(turn) / "ledger.sqlite"
+        print(*at_once(lambda _, path=path: Ledger.open(path).digest()))
+
+
 def at_once(act: Callable[[int], str]) -> list[str]:
     """What processes say that begin together."""
     started, start = os.pipe()
@@ -109,4 +116,4 @@ def lines(reading: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    {"kill": kill, "race": race, "same": same}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))
+    {"kill": kill, "race": race, "same": same, "open": open_together}[sys.argv[1]](Path(sys.argv[2]), int(sys.argv[3]))

@@ -15,7 +15,7 @@ from shared.crypto.signing import VerifyKey
 from shared.messages import Reply, Request
 from shared.plan import Plan
 from shared.secure.entropy import seeded
-from shared.secure.threshold import rule
+from shared.secure.threshold import rule_of
 
 NAMES = ("aachen", "bergen", "coimbra", "drive")
 
@@ -38,7 +38,7 @@ SUMMED: dict[str, Any] = {
 def masked_site(name: str, plan: Plan, members: dict[str, VerifyKey]) -> Site:
     identity, entropy = Identity(name, key_of(name)), seeded(name.encode())
     party = Party(
-        identity, lambda: members, rule(plan.secure_aggregation, plan.participation.quorum), Remembered(), entropy
+        identity, lambda: members, rule_of(plan), Remembered(), entropy
     )
     return replace(tiny_site(name, plan), summing=Summing(party, plan))
 

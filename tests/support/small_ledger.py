@@ -60,13 +60,13 @@ def rows(path: Path, select: str) -> list[tuple[Any, ...]]:
 def paid_by_hand(path: Path) -> dict[tuple[str, str], list[tuple[Event, bool]]]:
     """(event, whether it left) by (cohort, split), read without the code under test."""
     found: dict[tuple[str, str], list[tuple[Event, bool]]] = {}
-    for digest, split, noise, rate, steps, left in rows(
+    for digest, split, *mechanism, left in rows(
         path,
-        """select c.digest, r.split, r.noise_multiplier, r.sampling_rate, r.steps,
+        """select c.digest, r.split, r.noise_multiplier, r.sampling_rate, r.steps, r.alone,
            exists (select 1 from releases where reservation = r.number)
            from reservations r, cohorts c where c.number = r.cohort""",
     ):
-        found.setdefault((digest, split), []).append((Event(noise, rate, steps), bool(left)))
+        found.setdefault((digest, split), []).append((Event(*mechanism), bool(left)))
     return found
 
 
