@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 
-from deciding_hospital import DATASET, PILOT
+from deciding_hospital import DATASET, SHARING
 from picture_hospitals import SITES, write_hospitals
 
 from client import enrolment
@@ -57,7 +57,7 @@ def _freeze(folder: Path, source: Path, name: str) -> None:
     ingest(site, order, silent, silent, now)
     errors = {one.code for one in examine(site, DATASET, silent, now).findings if one.severity == "error"}
     freeze(site, DATASET, Terms(SplitRule(3, 0.5, 0.2), accept=tuple(errors)), now)
-    (folder / "policy.toml").write_text(PILOT)
+    (folder / "policy.toml").write_text(SHARING)
 
 
 @dataclass(frozen=True)
