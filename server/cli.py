@@ -168,7 +168,9 @@ def sign_command(
 @app.command()
 def check(plan: Annotated[Path, typer.Argument(help="TOML file of a plan.")]) -> None:
     """Check a plan with its task and network; print its digest."""
-    typer.echo(_checked(plan).digest())
+    found = _checked(plan)
+    _say_promise(found)
+    typer.echo(found.digest())
 
 
 @app.command("start")
@@ -209,6 +211,7 @@ def run_command(
     from server.deployed.run_folder import begin
 
     folder, found = _open(federation), _checked(plan)
+    _say_promise(found)
     ordered = begin(folder, found, _lead_key(folder), _now(), timedelta(days=days))
     typer.echo(ordered.run)
     number = start(folder, ordered)
@@ -306,6 +309,14 @@ def _checked(path: Path) -> Plan:
     task = tasks.task_for(found)
     models.build(found, task.output_channels, task.output)
     return found
+
+
+def _say_promise(plan: Plan) -> None:
+    """What the plan's privacy assumes of the sites, where it assumes anything."""
+    from server.shared_noise import promised
+
+    for sentence in promised(plan):
+        typer.echo(sentence, err=True)
 
 
 def _follow(folder: FederationFolder, found: RunFolder, number: int) -> None:

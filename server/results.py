@@ -135,7 +135,8 @@ class Results:
             all data in one room): metric -> number, or interval with ``value``, ``low``, ``high``, ``n_patients``.
         checks: what tests of the sites' data found: ``data``, every check, and ``findings``, those that named a site.
         differences: how models differ on the same patients, as ``server.differences`` has it.
-        privacy: by site: ``unit`` and, where it is "patient", ``epsilon``, ``delta``, ``sigma``, ``q``, ``steps``, …
+        privacy: by site: ``unit`` and, where it is "patient", ``epsilon``, ``delta``, ``sigma``, ``q``, ``steps``, …;
+            where sites share the noise also ``shared``, of how many sites' noise that is, and what is left without it.
         participation: one entry a round.
         data: by site.
     """

@@ -40,7 +40,7 @@ from shared.plan_errors import suggest
 TARGETS: Mapping[str, Callable[[Tracked, str, float], str]] = {"mlflow": to_mlflow, "tensorboard": to_tensorboard}
 _REFUSED = re.compile(r"[^A-Za-z0-9_.\- ]")
 _BLOCKS = ("final", "personalised")
-_SPENT = ("epsilon", "delta", "sigma", "q", "steps")
+_SPENT = ("epsilon", "delta", "sigma", "q", "steps", "epsilon_alone")
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,16 @@ def round_points(rounds: tuple[RoundRecord, ...]) -> Iterator[Point]:
 def final_points(rounds: tuple[RoundRecord, ...], results: Results) -> Iterator[Point]:
     """What ``results.json`` adds to the rounds and may be told; it stands at the last of them."""
     blocks = {name: _block(getattr(results, name)) for name in _BLOCKS}
-    spent = {site: {name: paid[name] for name in _SPENT if name in paid} for site, paid in results.privacy.items()}
+    spent = {site: _spent(paid) for site, paid in results.privacy.items()}
     last_s = sum(record.seconds for record in rounds)
     told = blocks | {"baselines": results.baselines, "privacy": spent}
     yield from _points(told, rounds[-1].participation.round, last_s)
+
+
+def _spent(paid: Mapping[str, Any]) -> dict[str, Any]:
+    """What a site's patients have paid; where sites share the noise, what it is if all others collude, too."""
+    known = {**paid, **(paid.get("shared") or {})}
+    return {name: known[name] for name in _SPENT if name in known}
 
 
 def _points(told: Mapping[str, Any], step: int, at_s: float) -> Iterator[Point]:

@@ -5,9 +5,11 @@ Promises
   alone: no data are read.
 - What cannot be kept at any noise is shown as such, and does not hide the rest.
 - Whoever chooses a delta that protects nobody in particular is told so.
+- Where sites share the noise, the assumption stands above the tables, and what is left without it beside each promise.
 
 Noise is given in the unit that decides whether a model learns: its standard deviation in each coordinate of the mean
-gradient of a step, sigma * C / L, where one patient's gradient has a length of at most C.
+gradient of a step, sigma * C / L, where one patient's gradient has a length of at most C. Where sites share the noise,
+it is what their sum holds, and no single site's.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.results import json_ready
+from server.shared_noise import assumption, if_all_collude
 from shared import plan as plans
 from shared.errors import PlanError
 from shared.plan import Plan
@@ -45,22 +48,32 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
+class Alone:
+    """What is left of noise that sites share if all other sites collude: sigma, and what the whole run costs then."""
+
+    noise_multiplier: float
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
 class Promise:
-    """The terms of one site, and what the whole run costs its training patients."""
+    """The terms of one site, and what the whole run costs its training patients; ``alone`` where noise is shared."""
 
     site: str
     patients: int
     terms: Terms
     epsilon: float
+    alone: Alone | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the rounds up to ``round`` cost a training patient."""
+    """What the rounds up to ``round`` cost a training patient; ``alone``, where noise is shared: if all collude."""
 
     round: int
     steps: int
     epsilon: float
+    alone: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +205,9 @@ def terminal(table: PrivacyTable) -> RenderableType:
             f"Sigma: noise over C = {terms.clip_norm:g}, the longest gradient of a patient. Noise: standard deviation "
             "in each coordinate of a step's mean gradient, sigma * C / patients per step."
         ),
+        *_shared(terms),
         *_titled("Training", _promises_table(table)),
+        *(_titled("Training, if all other sites collude", _alone_table(table)) if terms.share else ()),
         *_titled(f"Epsilon over the rounds{named}", _rounds_table(table)),
         *_titled(
             f"Sites of other sizes, {_number(table.site.terms.denominator)} patients per step", _sizes_table(table)
@@ -202,6 +217,13 @@ def terminal(table: PrivacyTable) -> RenderableType:
     if table.statistics:
         parts += _titled("Statistics: sigma is noise over the most that one patient adds", _statistics_table(table))
     return Group(*parts)
+
+
+def _shared(terms: Terms) -> Iterator[RenderableType]:
+    """Of how many sites' noise the promise is made."""
+    if terms.share is not None:
+        counted = f"In each sum the noise of {terms.share.honest} sites counts, one's own among them."
+        yield Text(f"{assumption(terms.share)} {counted}")
 
 
 def _is_scenario(path: Path) -> bool:
@@ -235,7 +257,9 @@ def _counted(items: Iterable[Item], advance: Advance) -> Iterator[Item]:
 
 def _promise(plan: Plan, site: str, cap: Cap) -> Promise:
     terms = terms_for(plan, site)
-    return Promise(site, public_patients(plan, site), terms, epsilon(terms.all_events(), cap.delta))
+    events = terms.all_events()
+    alone = Alone(terms.alone, if_all_collude(events, cap.delta)) if terms.share else None
+    return Promise(site, public_patients(plan, site), terms, epsilon(events, cap.delta), alone)
 
 
 def _moments(rounds: int) -> list[int]:
@@ -245,7 +269,8 @@ def _moments(rounds: int) -> list[int]:
 
 def _moment(terms: Terms, cap: Cap, number: int) -> Moment:
     so_far = replace(terms, rounds=number).all_events()
-    return Moment(number, sum(event.steps for event in so_far), epsilon(so_far, cap.delta))
+    alone = if_all_collude(so_far, cap.delta) if terms.share else None
+    return Moment(number, sum(event.steps for event in so_far), epsilon(so_far, cap.delta), alone)
 
 
 def _size(terms: Terms, cap: Cap, patients: int) -> Size:
@@ -290,10 +315,21 @@ def _promises_table(table: PrivacyTable) -> Table:
     return found
 
 
+def _alone_table(table: PrivacyTable) -> Table:
+    found = _table("site", "sigma", "epsilon")
+    for promise in table.promises:
+        if promise.alone is not None:
+            numbers = (promise.alone.noise_multiplier, promise.alone.epsilon)
+            found.add_row(Text(promise.site), *map(_number, numbers))
+    return found
+
+
 def _rounds_table(table: PrivacyTable) -> Table:
-    found = _table("rounds", "steps", "epsilon")
+    shared = ("if all collude",) if table.site.alone else ()
+    found = _table("rounds", "steps", "epsilon", *shared)
     for moment in table.rounds:
-        found.add_row(*map(_number, (moment.round, moment.steps, moment.epsilon)))
+        numbers = (moment.round, moment.steps, moment.epsilon, *((moment.alone,) if shared else ()))
+        found.add_row(*map(_number, numbers))
     return found
 
 

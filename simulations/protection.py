@@ -5,7 +5,8 @@ Promises
   released, in ``ledger.sqlite`` beside its data. The cap is what the plan promises.
 - Noise comes from the operating system, here too: a run with privacy does not repeat itself. ``unsafe-seeded`` noise
   does; it protects nobody, and the results say so.
-- What is reported as spent is computed from the ledger's events.
+- What is reported as spent is computed from the ledger's events; where sites share the noise, both as the plan assumes
+  and as it is if all other sites collude.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from client.governance.paid import Till
 from client.governance.replies import Replies
 from client.governance.spending import Claim, CohortPatients, Spent, cost, merged
 from client.protected import Guard, secure
+from server.shared_noise import told
 from shared.messages import Split
 from shared.plan import Plan
 from shared.privacy.accounting import Cap, epsilon
@@ -73,6 +75,7 @@ def spent(site: str, folder: Path, cohort: Cohort, plan: Plan, noise: NoiseKind)
         "covers": plan.privacy.covers,
         "noise": noise,
         "statistics": {split: _statistics(splits[split], cap) for split in _measured(plan)},
+        **told(terms, [account.all() for account in splits["train"].accounts], cap.delta),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from server.dashboard import sentences
 from server.dashboard.failures import reason_of
 from server.dashboard.look import Look, RunLook
-from server.dashboard.spending import spent
+from server.dashboard.spending import assumed, spent
 from server.report.metrics import label
 from shared.local_page.curves import Curve
 from shared.local_page.sections import Sections, environment
@@ -54,6 +54,7 @@ def content(look: Look) -> dict[str, Any]:
         "roles": roles(run),
         "curves": [curve for curve in curves(run) if curve.known] if run else [],
         "spent": spent(run) if run else (),
+        "assumed": assumed(run) if run else "",
         "failures": [(one, reason_of(one.code)) for one in sentences.failures(run)],
         "certificates": [(one, days_level(one.days), days_sentence(one.days)) for one in look.certificates],
         "disk": (disk_level(look.disk_free), f"{size(look.disk_free)} of {size(look.disk_total)} free"),

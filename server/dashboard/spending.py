@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server.dashboard.look import RunLook
+from server.shared_noise import assumption
 from shared.errors import PlanError
 from shared.plan import Plan
 from shared.privacy.accounting import epsilon
-from shared.privacy.terms import terms_for
+from shared.privacy.terms import share_of, terms_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,12 @@ def spent(run: RunLook) -> tuple[Spent, ...]:
         return ()
     begun, plan = rounds_begun(run), run.plan
     return tuple(one for site in run.sites if (one := _spent(plan, site, begun)) is not None)
+
+
+def assumed(run: RunLook) -> str:
+    """What the promise assumes of the other sites, where they share the noise; else empty."""
+    share = share_of(run.plan) if run.plan else None
+    return assumption(share) if share else ""
 
 
 def _spent(plan: Plan, site: str, begun: int) -> Spent | None:

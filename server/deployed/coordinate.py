@@ -34,6 +34,7 @@ from server.report.page import write_report
 from server.results import ROUNDS, Results, RoundRecord, Timing, read_rounds, write_details, write_results
 from server.run_setup import Outcome, Setup, Watch
 from server.run_state import ModelFiles
+from server.shared_noise import told
 from shared import models, tasks
 from shared.arrays import read_vector, schema_of
 from shared.checkpoint import DISK_FULL
@@ -202,4 +203,5 @@ def _spent(plan: Plan, site: str, rounds: int) -> dict[str, Any]:
         "clip_norm": terms.clip_norm,
         "denominator": terms.denominator,
         "covers": plan.privacy.covers,
+        **told(terms, [events], delta),
     }

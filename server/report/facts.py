@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from server.report.metrics import LEVEL, TIMES, duration, interval, label, number
 from server.report.run import Run
+from server.shared_noise import colluding
+from shared.privacy.terms import share_of
 
 
 def facts(run: Run) -> list[tuple[str, str, str]]:
@@ -23,14 +25,20 @@ def facts(run: Run) -> list[tuple[str, str, str]]:
     rounds = len(results.participation)
     found.append(("Sites", str(len(run.sites)), f"all present in {complete} of {rounds} rounds" if rounds else ""))
     guarantee = f"ε = {private.epsilon:g}" if private.epsilon else "none"
-    found.append(
-        ("Privacy", guarantee, f"δ = {private.delta:g}, per patient" if private.delta else "no differential privacy")
-    )
+    found.append(("Privacy", guarantee, _promise(run)))
     ratio = results.timing.overhead_ratio
     trained = results.timing.local_training_s
     told = f"{duration(trained)} in training" if trained else "from images to report"
     cost = f"{ratio:.2f} {TIMES} local training" if ratio else told
     return [*found, ("Time", duration(results.timing.total_s), cost)]
+
+
+def _promise(run: Run) -> str:
+    private, share = run.plan.privacy, share_of(run.plan)
+    if private.delta is None:
+        return "no differential privacy"
+    assumed = f", if {colluding(share)}" if share else ""
+    return f"δ = {private.delta:g}, per patient{assumed}"
 
 
 def method(run: Run) -> list[tuple[str, str]]:

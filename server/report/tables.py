@@ -139,13 +139,19 @@ def participation_table(run: Run) -> Table:
 
 
 def privacy_table(run: Run) -> Table | None:
-    """What was spent at each site, in the ledger's terms; None without differential privacy."""
+    """What was spent at each site, in the ledger's terms; None without differential privacy.
+
+    Where sites share the noise, what would be spent if all other sites colluded stands beside it.
+    """
     spent = {site: entry for site, entry in run.results.privacy.items() if entry.get("unit") == "patient"}
     if not spent:
         return None
-    names = ("epsilon", "delta", "sigma", "q", "steps")
-    rows = tuple((site, tuple(_plain(spent[site].get(name)) for name in names)) for site in sorted(spent))
-    return Table("Privacy spent", ("Site", "ε", "δ", "Noise multiplier", "Sampling rate q", "Steps"), rows)
+    columns = {"epsilon": "ε", "delta": "δ", "sigma": "Noise multiplier", "q": "Sampling rate q", "steps": "Steps"}
+    if any("shared" in entry for entry in spent.values()):
+        columns = {"epsilon": "ε", "epsilon_alone": "ε, if all others collude", **columns}
+    found = {site: {**entry, **(entry.get("shared") or {})} for site, entry in spent.items()}
+    rows = tuple((site, tuple(_plain(found[site].get(name)) for name in columns)) for site in sorted(found))
+    return Table("Privacy spent", ("Site", *columns.values()), rows)
 
 
 UNMISSED = "never missing"

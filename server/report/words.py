@@ -3,7 +3,7 @@
 Promises
 - Every number in a sentence stands in ``results.json``; every comparison says what it compares with, and on whom.
 - Nothing is called better or worse than chance allows: beside a difference stands the interval it must be read against.
-- What is not protected is said as plainly as what is.
+- What is not protected is said as plainly as what is, and no promise without what it assumes of other sites.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 from server.report.arms import Arm, arms_of, single_sites
 from server.report.metrics import LEVEL, interval, label, number
 from server.report.run import Run, sites_of
+from server.shared_noise import assumption
 from shared.plan import Plan
+from shared.privacy.terms import share_of
 
 IMAGES = {
     "ct": "CT images",
@@ -158,6 +160,7 @@ def _guarantee(run: Run) -> str:
         f"The model is differentially private with respect to one patient with all their images: planned "
         f"ε = {private.epsilon:g} at δ = {private.delta:g}, at each site."
     )
+    said += _assumed(run)
     if spent:
         said += " The table shows what was spent."
     if any(str(entry.get("noise", "")).startswith("unsafe") for entry in spent):
@@ -165,6 +168,21 @@ def _guarantee(run: Run) -> str:
             " The noise of this simulation came from a seeded generator: the numbers are an exercise, not a guarantee."
         )
     return said
+
+
+def _assumed(run: Run) -> str:
+    """Of how many sites' noise the promise is made, and what is left if all others collude; empty for own noise."""
+    share = share_of(run.plan)
+    if share is None:
+        return ""
+    entries = [entry for entry in run.results.privacy.values() if entry.get("shared")]
+    paid = [(entry.get("epsilon"), entry["shared"].get("epsilon_alone")) for entry in entries]
+    if not paid or any(number is None for pair in paid for number in pair):
+        return f" {assumption(share)} If all other sites collude, less of it is left."
+    kept, alone = (max(numbers) for numbers in zip(*paid, strict=True))
+    return f" {assumption(share)} A patient has then paid at most ε = {kept:.4g}, and ε = {alone:.4g} if all other " + (
+        "sites collude."
+    )
 
 
 def _sums(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""Noise that sites share, between real processes: only the sum holds it, and every ledger and receipt says both sides."""
+"""Noise that sites share, between real processes: only the sum holds it; every ledger and receipt says both sides."""
 
 from __future__ import annotations
 

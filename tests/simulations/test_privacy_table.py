@@ -244,3 +244,55 @@ def test_what_is_not_there_is_named(capsys: Capsys, name: str, error: str) -> No
 
 def test_a_number_of_patients_below_1_is_wrong_usage(capsys: Capsys, tmp_path: Path) -> None:
     assert sim(capsys, "privacy", write(tmp_path), "--patients", 0).status == 2
+
+
+# --- noise that sites share ------------------------------------------------------------------------------------------
+
+
+def sharing(folder: Path, **privacy: Any) -> Path:
+    """The plan of ``write``, one step a round, with noise that at least five sites share; one of them may collude."""
+    found = said(covers="training", noise="shared", colluding_sites=1, **privacy)
+    found.pop("scenario")
+    found["training"] |= {"steps": 1, "optimizer": "sgd"}
+    found["aggregation"] = {"weights": "equal", "fixed_point": {"range": 8.0, "bits": 24}}
+    found["secure_aggregation"] = {"enabled": True, "threshold": 5}
+    found["evaluation"] = {"release": "sum"}
+    path = folder / "sharing.toml"
+    path.write_text(tomli_w.dumps(found))
+    return path
+
+
+def test_noise_that_sites_share_is_shown_with_what_is_left_if_all_others_collude(
+    capsys: Capsys, tmp_path: Path
+) -> None:
+    path = sharing(tmp_path, public_patients={"aachen": 400, "bergen": 50})
+    document = asked(capsys, path, "--patients", 40)
+    plan = privacy_table.load_plan(str(path))
+    for promise in document["promises"]:
+        terms, left = terms_for(plan, promise["site"]), promise["alone"]
+        assert promise["terms"]["share"] == {"least": 5, "colluding": 1}
+        assert left["noise_multiplier"] == pytest.approx(terms.noise_multiplier / 2)
+        alone = Event(left["noise_multiplier"], terms.sampling_rate, 12)
+        assert left["epsilon"] == epsilon([alone], 1e-4) > 1.5 * promise["epsilon"]
+    for moment in document["rounds"]:
+        assert moment["alone"] > moment["epsilon"]
+    assert document["rounds"][-1]["alone"] == document["site"]["alone"]["epsilon"]
+
+
+def test_whose_noise_a_promise_counts_on_is_said_in_words_on_80_columns(capsys: Capsys, tmp_path: Path) -> None:
+    out = sim(capsys, "privacy", sharing(tmp_path), "--patients", 40).out
+    text = " ".join(out.split())
+    assert "for sums of at least 5 sites, as long as at most 1 of the other sites tells the coordinator" in text
+    assert "In each sum the noise of 4 sites counts, one's own among them." in text
+    assert "\nTraining, if all other sites collude\n" in out
+    assert "rounds steps epsilon if all collude" in text
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_noise_of_one_s_own_has_no_line_for_the_case_that_others_collude(capsys: Capsys, tmp_path: Path) -> None:
+    path = write(tmp_path)
+    document = asked(capsys, path, "--patients", 40)
+    assert document["site"]["alone"] is None
+    assert document["site"]["terms"]["share"] is None
+    assert {moment["alone"] for moment in document["rounds"]} == {None}
+    assert "collude" not in sim(capsys, "privacy", path, "--patients", 40).out

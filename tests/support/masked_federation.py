@@ -37,9 +37,7 @@ SUMMED: dict[str, Any] = {
 
 def masked_site(name: str, plan: Plan, members: dict[str, VerifyKey]) -> Site:
     identity, entropy = Identity(name, key_of(name)), seeded(name.encode())
-    party = Party(
-        identity, lambda: members, rule_of(plan), Remembered(), entropy
-    )
+    party = Party(identity, lambda: members, rule_of(plan), Remembered(), entropy)
     return replace(tiny_site(name, plan), summing=Summing(party, plan))
 
 
