@@ -9,7 +9,6 @@ Promises
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -19,13 +18,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from processes import HERE, ArmError
 
-from client import supernode
+from client import pinned, supernode
 from server.app import FEDERATION
 from server.federation_folder import FederationFolder, settings_for
 from server.link.control import Control
@@ -37,6 +36,7 @@ from shared.crypto.signing import SigningKey
 from shared.errors import ConsiliumError
 from shared.link import LOOPBACK
 from shared.trust import roster as rosters
+from shared.trust.enrolment import make_welcome, open_welcome
 
 _GRACE_S, _LONGEST_S, _POLL_S = 15.0, 240.0, 0.1
 _PIECE = 1 << 18
@@ -159,14 +159,15 @@ def _coordinator(made: Link, environment: Mapping[str, str]) -> None:
 
 def _enrol(made: Link, lead: SigningKey, name: str, port: int) -> None:
     site, identity = made.root / "sites" / name, SigningKey.generate()
-    for folder in ("keys", "trust", "run"):
+    for folder in ("keys", pinned.TRUST, "run"):
         (site / folder).mkdir(parents=True, mode=0o700)
     node_keys.save(key := node_keys.generate(), site / "keys" / "node.pem")
     identity.save(site / "keys" / "identity.pem")
-    document = {"address": f"{LOOPBACK}:{port}", "ca": (made.root / "trust" / "ca.pem").read_text()}
-    (site / "trust" / "welcome.json").write_text(json.dumps({"document": document}))
     entry = rosters.Entry(site=name, identity=identity.verify_key.hex(), node=node_keys.public_pem(key))
-    made.federation.change_roster(lead, lambda held: rosters.with_site(held, entry, datetime.now(UTC)))
+    roster = made.federation.change_roster(lead, lambda held: rosters.with_site(held, entry, datetime.now(UTC)))
+    there = replace(made.federation.coordinator(), address=f"{LOOPBACK}:{port}")
+    welcome = make_welcome(lead, there, roster, name, datetime.now(UTC))
+    pinned.keep_welcome(site, welcome, open_welcome(welcome)[0])
 
 
 def _environment() -> dict[str, str]:

@@ -9,6 +9,8 @@ Promises
 - Only approved bundles are taken (``client.bundle_guard``), and each message is handled by a new process, which talks
   to this one on the loopback, authenticated by a secret that is drawn at every start.
 - The coordinator's authority is pinned: no other one is trusted. ``HTTPS_PROXY`` and ``NO_PROXY`` are honoured.
+- Address and authority that the command line does not give are the lead's: the welcome's signature is checked at every
+  start (``client.pinned``). Given both, nothing of ``trust/`` is read: a relay with a user of its own cannot.
 - A session that ``kill -9`` left open is closed before a new one begins, so that the coordinator learns at once that
   what was under way is lost, and the site is back in seconds instead of Flower's minute.
 - What a coordinator sends is not decompressed.
@@ -49,7 +51,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
 from httpx import _decoders
 
-from client import bundle_guard
+from client import bundle_guard, pinned
 from client.link_watch import Ending, Watch, try_soon
 from shared.bundle import bundle_sha256
 from shared.crypto import node_keys
@@ -106,10 +108,10 @@ def read_settings(argv: Sequence[str]) -> NodeSettings:
     site: Path = said.site.absolute()
     run_folder = (said.run or site / "run").absolute()
     custodian: Path = (said.custodian or run_folder).absolute()
-    welcome = {} if said.address and said.ca else _welcome(site / "trust" / "welcome.json")
+    address, authority = (said.address, b"") if said.address and said.ca else _pinned(site)
     return NodeSettings(
-        address=said.address or welcome["address"],
-        ca_pem=said.ca.read_bytes() if said.ca else welcome["ca"].encode(),
+        address=said.address or address,
+        ca_pem=said.ca.read_bytes() if said.ca else authority,
         key=_key(said.key or site / "keys" / "node.pem", os.environ),
         custodian=custodian / "custodian.sock",
         token=custodian / "relay.token",
@@ -183,17 +185,16 @@ def _key(path: Path, environ: Mapping[str, str]) -> node_keys.PrivateKey:
     return node_keys.load(path)
 
 
-def _welcome(path: Path) -> dict[str, str]:
-    """Address and authority, as ``accept`` pinned them."""
-    try:
-        document = json.loads(path.read_bytes())["document"]
-        return {"address": str(document["address"]), "ca": str(document["ca"])}
-    except (OSError, ValueError, KeyError, TypeError):
+def _pinned(site: Path) -> tuple[str, bytes]:
+    """Address and authority, as ``accept`` pinned them and the lead signed them; raises ``SiteDataError``."""
+    found = pinned.load(site)
+    if found is None:
         raise SiteDataError(
-            "this site has not been accepted into a federation: there is no readable trust/welcome.json",
+            "this site has not been accepted into a federation: there is no trust/welcome.json",
             hint="consilium-site accept WELCOME",
             code="not-accepted",
-        ) from None
+        )
+    return found.address, found.welcome.ca.encode("ascii")
 
 
 def _serve(settings: NodeSettings, state: NodeStateFactory, runtime: str, secret: bytes) -> None:

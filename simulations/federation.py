@@ -26,6 +26,7 @@ from client.data.source.found import Found, Table, Wanted
 from client.data.source.tables import read_table
 from shared.errors import ScenarioError, SiteDataError
 from shared.plan import Plan
+from shared.secure.names import require_name
 from simulations import partition
 from simulations.faults import MANIFEST, Columns, Fault, plant
 from simulations.phantoms import write_hospitals
@@ -40,6 +41,9 @@ HOSPITALS = "hospitals"
 """Folder of a run with synthetic hospitals as they were written."""
 PLANTED = "planted"
 """Folder of a run with real images into which the scenario planted a fault."""
+
+Judge = Callable[[str, str], None]
+"""Takes a site's name and where it stands; raises ``SiteDataError``."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ def find_hospitals(
         stages: shows progress.
 
     Raises:
-        ScenarioError, SiteDataError: the source is missing or cannot be dealt as asked.
+        ScenarioError, SiteDataError: the source is missing, cannot be dealt as asked, or names a site as no secure sum
+            of the plan can.
     """
     source = scenario.setting.source
     jobs: Mapping[str, tuple[object, ...]]
@@ -86,7 +91,7 @@ def find_hospitals(
         found = _in_order(pool, _synthetic, jobs, "writing and reading DICOM", stages)
     else:
         folder = _with_fault(_folder(data, scenario), out, scenario.setting.fault, source)
-        jobs = {site: (site, source, folder) for site in _sites_of(folder, source)}
+        jobs = {site: (site, source, folder) for site in _sites_of(folder, source, _judge(scenario))}
         found = _in_order(pool, _real, jobs, "reading the manifest", stages)
     if not found:
         raise SiteDataError("the manifest has no row below its header", hint="write one for each image", code="no-site")
@@ -155,7 +160,7 @@ def _synthetic(sites: Sites, hospital: PhantomHospital, folder: Path) -> Hospita
         return Hospital(hospital.name, Found((), (Quarantined(salt.case("folder"), error.code, error.sentence),), ()))
 
 
-def _sites_of(folder: Path, source: Manifest) -> tuple[str, ...]:
+def _sites_of(folder: Path, source: Manifest, judge: Judge) -> tuple[str, ...]:
     """Names of all sites, sorted; a manifest in which a row is no image, or an image two rows, is not half believed."""
     rows = read_table(folder / MANIFEST, ("site", "image", *source.patient_columns, *source.subgroup_columns))
     first: dict[tuple[str, PurePosixPath], int] = {}
@@ -164,6 +169,7 @@ def _sites_of(folder: Path, source: Manifest) -> tuple[str, ...]:
             raise SiteDataError(
                 f"row {row.number} of the manifest names no image", hint="fill or drop it", code="no-image"
             )
+        judge(row.get("site"), f"the site's name in row {row.number} of the manifest")
         image = (row.get("site"), PurePosixPath(row.get("image")))  # "./a.png" is "a.png"
         if first.setdefault(image, row.number) != row.number:
             raise SiteDataError(
@@ -172,6 +178,22 @@ def _sites_of(folder: Path, source: Manifest) -> tuple[str, ...]:
                 code="duplicate-image",
             )
     return tuple(sorted({row.get("site") for row in rows}))
+
+
+def _judge(scenario: Scenario) -> Judge:
+    """What names of sites must be: such as sign secure sums where they do; cases dealt anew get sites with others."""
+    signs = scenario.plan.secure_aggregation.enabled and scenario.setting.partition.kind == "natural"
+    return require_name if signs else _require_folder
+
+
+def _require_folder(name: str, where: str) -> None:
+    """Return where ``name`` is that of one folder, inside the run's; raise ``SiteDataError`` ("site-name")."""
+    if PurePosixPath(name).parts != (name,) or name in {"..", "/"}:
+        raise SiteDataError(
+            f"{where} leads out of the folder that is made for a site",
+            hint="use a name without / that is not ..",
+            code="site-name",
+        )
 
 
 def _real(sites: Sites, site: str, source: Manifest, folder: Path) -> Hospital:

@@ -122,6 +122,7 @@ class Desk:
         now: the time, with a zone.
         members: the active sites of the federation, as its roster says now; a site that knows none crosses no models.
         hold: takes a roster that the lead has sent along, or raises ``ProtocolError``.
+        noted: told of each request that may be answered, by its order and plan.
     """
 
     standing: Standing
@@ -132,6 +133,7 @@ class Desk:
     now: Callable[[], datetime]
     members: Callable[[], frozenset[str]] = frozenset
     hold: Callable[[bytes], None] = lambda _roster: None
+    noted: Callable[[RunOrder, Plan], None] = lambda _order, _plan: None
 
     def answer(self, parcel: Parcel) -> Parcel:
         """The signed reply to ``parcel``; raises ``ConsiliumError`` only where the audit log cannot be written."""
@@ -185,4 +187,5 @@ class Desk:
             sequence.admit(asked.order.run, Question.of(asked.request, asked.sha256))
         if isinstance(asked.request, Hello) and asked.request.roster:
             self.hold(asked.request.roster.encode())
+        self.noted(asked.order, approval.plan)
         return approval

@@ -199,6 +199,18 @@ def listen(service: Service, socket: Path) -> grpc.Server:
     return server
 
 
+def repeat(work: Callable[[], None], every_s: float, over: threading.Event) -> threading.Thread:
+    """Do ``work`` again and again until it is ``over``, beside what else this process does."""
+
+    def go() -> None:
+        while not over.wait(every_s):
+            work()
+
+    thread = threading.Thread(target=go, name="repeat", daemon=True)
+    thread.start()
+    return thread
+
+
 def watch(service: Service, unwanted: Callable[[], bool], end: Callable[[], None]) -> threading.Thread:
     """Call ``end`` when a job hangs or is ``unwanted``: the one way to stop a computation at once."""
 

@@ -1,7 +1,8 @@
 """Sites kept open between rounds: data mapped, network built, mechanism tested, ready for the next question.
 
 Promises
-- What a plan needs is opened with its first question and stays; of several plans the last ``KEPT`` asked for do.
+- What a plan needs is opened with its first question and stays; of several plans the last ``KEPT`` asked for do. What
+  is closed has forgotten the secrets of its sums, whoever may still hold it.
 - What is opened is what was approved: the cohort by its digest, as this site signed it, and prepared cases whose key
   covers the plan and the code. A cohort that has changed since is refused, not prepared again under a coordinator's
   deadline.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -89,14 +90,26 @@ class Warm:
         digest = opening.plan.digest()
         if digest not in self._open:
             while len(self._open) >= KEPT:
-                self._open.popitem(last=False)
+                self.forget(next(iter(self._open)))
             self._open[digest] = open_site(self.site, opening, self.now)
         self._open.move_to_end(digest)
         return self._open[digest]
 
     def forget(self, digest: str) -> None:
-        """Close what is open for a plan that was withdrawn."""
-        self._open.pop(digest, None)
+        """Close what is open for a plan, if anything is."""
+        closed = self._open.pop(digest, None)
+        if closed is not None and closed.summing is not None:
+            for run in closed.summing.runs:
+                closed.summing.forget(run)
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """Digests of the plans that are open."""
+        return tuple(self._open)
+
+    def sums(self) -> Iterator[tuple[str, Summing]]:
+        """What masks under each plan that is open, by its digest."""
+        yield from ((digest, site.summing) for digest, site in self._open.items() if site.summing is not None)
 
 
 def open_site(folder: SiteFolder, opening: Opening, now: Callable[[], datetime], progress: Progress = silent) -> Site:

@@ -15,7 +15,8 @@ Promises
   and a new policy hold at once; a plan that was approved anew, for another cohort, is opened anew.
 - The folder of its socket is its user's, and nobody else may write to it ("run-folder").
 - One custodian for a folder ("folder-in-use"), by a lock that the operating system takes back from a process that ends.
-- A plan that is withdrawn while it is computed ends the process (``STOPPED``): nothing of it leaves.
+- A plan that is withdrawn while it is computed ends the process (``STOPPED``): nothing of it leaves. What is open for a
+  plan, a run or a membership that is over is closed, asked or not (``client.custodian.closing``).
 - SIGTERM and SIGINT end it: what has no answer after ``GRACE_S`` gets none.
 - It does not begin where the log or the ledger cannot be used, and says so in the log when it does begin.
 """
@@ -41,8 +42,9 @@ from pathlib import Path
 from typing import Any
 
 from client.commands.clock import Clock
+from client.custodian.closing import Closing
 from client.custodian.desk import Approved, Desk, Standing
-from client.custodian.service import STOPPED, Limits, Service, listen, watch
+from client.custodian.service import STOPPED, Limits, Service, listen, repeat, watch
 from client.custodian.warm import Warm
 from client.enrolment import require_pinned, take_roster
 from client.governance import approvals
@@ -59,9 +61,13 @@ from shared.durable import replace_file
 from shared.environment import restart_with_settings, silence_third_parties
 from shared.errors import CapacityError, ConsiliumError, SiteDataError
 from shared.parcels import Parcel
+from shared.plan import Plan
+from shared.trust.orders import RunOrder
 
 RUN, LOCK, TOKEN, SOCKET, PID = "run", "custodian.lock", "relay.token", "custodian.sock", "custodian.pid"
 GRACE_S = 5.0
+CLOSE_S = 5.0
+"""Between two looks at what is over, while nobody asks anything."""
 _PACKAGES = ("consilium", "flwr", "torch", "monai")
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -117,9 +123,24 @@ class Custodian:
     desk: Desk
     sites: Sites
     receipts: Receipts
+    closing: Closing
+    _busy: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def close(self) -> None:
+        """Forget what is over, unless a parcel is worked on: then it is done before the next."""
+        if self._busy.acquire(blocking=False):
+            try:
+                self.closing.close(self.desk.now())
+            finally:
+                self._busy.release()
 
     def answer(self, parcel: Parcel) -> Parcel:
         """The desk's answer; a full disk is a ``CapacityError``."""
+        with self._busy:
+            self.closing.close(self.desk.now())
+            return self._answer(parcel)
+
+    def _answer(self, parcel: Parcel) -> Parcel:
         self.sites.working_on = None
         try:
             return self.desk.answer(parcel)
@@ -159,11 +180,16 @@ def custodian(site: SiteFolder, now: Clock) -> Custodian:
     receipts = Receipts(site, partial(approvals.find, site), now)
     members = partial(_members, site)
 
+    closing = Closing(site, sites.warm)
+
     def hold(roster: bytes) -> None:
         take_roster(site, roster, now())
 
-    desk = Desk(standing, sites.approved, sites.opened, lambda: site.policy, receipts, now, members, hold)
-    return Custodian(site, desk, sites, receipts)
+    def noted(order: RunOrder, plan: Plan) -> None:
+        closing.asked(order, plan, now())
+
+    desk = Desk(standing, sites.approved, sites.opened, lambda: site.policy, receipts, now, members, hold, noted)
+    return Custodian(site, desk, sites, receipts, closing)
 
 
 def _members(site: SiteFolder) -> frozenset[str]:
@@ -192,6 +218,7 @@ def run(site: SiteFolder, now: Clock, limits: Limits | None = None) -> int:
         server = listen(service, folder / SOCKET)
         replace_file(folder / PID, f"{os.getpid()}\n".encode())
         watch(service, found.sites.unwanted, partial(os._exit, STOPPED))
+        repeat(found.close, CLOSE_S, over)
         sys.stderr.write(f"custodian of {site.settings.site.name} listens at {folder / SOCKET}\n")
         over.wait()
         server.stop(GRACE_S).wait()

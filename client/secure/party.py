@@ -18,7 +18,8 @@ Promises
 - A new offer is a new session with new keys; the same answer offered again before anything was dealt is the same offer,
   so that a question may be asked twice.
 
-Not for several threads at once. What is asked, and whether it is paid for, is left to the custodian.
+Not for several threads at once. What is asked, whether it is paid for, and when a run is over is left to the custodian
+(``client.custodian.closing``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from shared.secure.context import Context
 from shared.secure.entropy import Entropy
 from shared.secure.held import Held
 from shared.secure.holders import Threshold
+from shared.secure.names import require_name
 from shared.secure.papers import (
     Confirmation,
     Dealing,
@@ -73,10 +75,17 @@ class _Session:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a site is: its name, and the key that it is enrolled with."""
+    """Who a site is: its name, and the key that it is enrolled with.
+
+    Raises:
+        SiteDataError: "site-name": no paper of a sum could be signed in this name.
+    """
 
     name: str
     key: SigningKey
+
+    def __post_init__(self) -> None:
+        require_name(self.name)
 
 
 class Party:
@@ -143,6 +152,11 @@ class Party:
             return after
 
         return self._once(context, unmasking, act)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Runs that have a session."""
+        return tuple(self._sessions)
 
     def forget(self, run: str) -> None:
         """End the session of ``run``, if there is one: its secrets are gone."""

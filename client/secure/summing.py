@@ -5,6 +5,7 @@ Promises
   ``client.secure.party`` says of each step.
 - Numbers are masked after everything that protects them: clipping, noise, rounding and suppression are done.
 - A sum is of one model: what is offered names the digest of the model that was asked about.
+- Of each run it keeps what its present sum needs, and nothing once the run is forgotten.
 - Whatever is no sum (a model of this site's own) is refused, should a plan ever ask for it.
 
 Loss, steps, saturated parameters and milliseconds of training are counts, and go through the same sum.
@@ -60,7 +61,17 @@ class Summing:
 
     party: Party
     plan: Plan
-    _took: dict[Context, int] = field(default_factory=dict, init=False, repr=False)
+    _took: dict[str, tuple[Context, int]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Runs of which it holds anything."""
+        return tuple(dict.fromkeys((*self.party.runs, *self._took)))
+
+    def forget(self, run: str) -> None:
+        """Hold nothing more of ``run``; a question that it asks after all begins a new sum."""
+        self._took.pop(run, None)
+        self.party.forget(run)
 
     def held(self, request: Request, reply: Reply) -> Reply:
         """What leaves in answer to ``request``; ``reply`` is kept where it is a part of a sum."""
@@ -95,7 +106,9 @@ class Summing:
     def _update(self, request: Request, update: Update) -> Held:
         # Asked again, a site trains again: the time of the first lets the same answer be the same offer.
         context = _context(request.envelope, _about(request))
-        milliseconds = self._took.setdefault(context, round(update.seconds * _MILLISECONDS))
+        known = self._took.get(context.run)
+        milliseconds = known[1] if known and known[0] == context else round(update.seconds * _MILLISECONDS)
+        self._took[context.run] = context, milliseconds
         counts = _bounded([update.loss_sum, update.steps, update.saturated, milliseconds])
         defined = self._defined(request, update.schema)
         return Held(update.values, counts, update.weight, peak(self.plan.aggregation.fixed_point), defined)

@@ -34,6 +34,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from shared.errors import ProtocolError
+from shared.secure.names import Name
 from shared.secure.ring import LEAST_BITS, MOST_BITS
 from shared.secure.shamir import SHARE_BYTES
 from shared.trust.documents import Digest
@@ -45,9 +46,6 @@ MOST_WEIGHT = 2**31 - 1
 """Of a site."""
 
 _MOST_SITES = 10_000
-
-Name = Annotated[str, Field(pattern=r"^\w[\w .-]{0,62}$")]
-"""Of a site. Wider than a roster's: a simulation calls its sites as their manifest does, ``busbra_ge_logiq5``."""
 
 
 def _told_once(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from deciding_hospital import DATASET, NOW, PRIVATE, Hospital, plan_of, train
@@ -55,7 +56,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counting(_folder: object, said: Opened, _now: object) -> object:
         found.append(said.plan.digest())
-        return object()
+        return SimpleNamespace(summing=None)
 
     monkeypatch.setattr(warm, "open_site", counting)
     return found
@@ -109,6 +110,35 @@ def test_a_plan_that_was_withdrawn_is_closed_and_no_other(hospital: Hospital, op
     assert sites.opened(opening(hospital, b)) is held[1]
     assert sites.opened(opening(hospital, a)) is not held[0]
     assert opened == [plan.digest() for plan in (a, b, a)]
+
+
+class Sums:
+    """What stands for a site's masks: it knows two runs, and notes what it is told to forget."""
+
+    runs = ("run-1", "run-2")
+
+    def __init__(self) -> None:
+        self.gone: list[str] = []
+
+    def forget(self, run: str) -> None:
+        self.gone.append(run)
+
+
+@pytest.mark.parametrize("how", ["forgotten", "displaced"])
+def test_what_is_closed_has_forgotten_its_sums_and_what_is_open_has_not(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(warm, "open_site", lambda *_: SimpleNamespace(summing=Sums()))
+    sites, known = Warm(hospital.site, lambda: NOW), plans(KEPT + 1)
+    first, second = (sites.opened(opening(hospital, plan)) for plan in known[:KEPT])
+    if how == "forgotten":
+        sites.forget(known[0].digest())
+    else:
+        sites.opened(opening(hospital, known[-1]))
+    gone = [site.summing.gone for site in (first, second)]  # type: ignore[union-attr]
+    assert gone == [["run-1", "run-2"], []]
+    assert known[0].digest() not in sites.plans
+    assert second.summing in [one for _, one in sites.sums()]
 
 
 def test_forgetting_what_was_never_open_is_nothing(hospital: Hospital, opened: list[str]) -> None:

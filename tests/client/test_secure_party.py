@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from summed import CONTEXT, DEFINITION, Sum, carried, code_of, expected, found, held, key_of, names_of, party, run
 
-from client.secure.party import Party
+from client.secure.party import Identity, Party
 from client.secure.released import Notes
 from shared.errors import SiteDataError
 from shared.messages import Masked
@@ -197,6 +197,14 @@ def test_a_site_that_restarts_has_dropped_out_and_the_others_go_on() -> None:
     sum_.confirm(REST)
     sum_.unmask(REST)
     assert found(sum_.round.total()) == expected(sum_.answers[site] for site in REST)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "St. Mary's", "../north", "a" * 64, "a\n"], ids=["none", "'", "/", "long", "line"]
+)
+def test_a_name_that_no_paper_may_bear_makes_no_party_and_no_step_fails_for_it(name: str) -> None:
+    """Once the first step of a sum ended in a raw error of its paper."""
+    assert code_of(lambda: Identity(name, key_of("aachen"))) == "site-name"
 
 
 # --- what is kept, what is seen --------------------------------------------------------------------------------------

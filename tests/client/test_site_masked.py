@@ -187,6 +187,42 @@ def test_the_same_question_asked_twice_before_anything_is_dealt_gets_the_same_of
     assert offer_in(site.answer(QUESTIONS["train"])) != offer_in(site.answer(other))
 
 
+def test_what_is_kept_of_a_run_is_of_its_present_sum_however_long_it_lasts() -> None:
+    """A site that answers a thousand rounds holds no more than one that answers one."""
+    asked = masked_site("aachen", PLAN, MEMBERS)
+    assert asked.summing is not None
+    update = asked.computed(QUESTIONS["train"])
+    for number in range(50):
+        question = Train(Envelope(f"run-{number % 2}", PLAN.digest(), number), WEIGHTS)
+        asked.summing.held(question, update)
+    assert len(asked.summing._took) == 2
+    assert {context.round for context, _ in asked.summing._took.values()} == {48, 49}
+    assert asked.summing.runs == ("run-0", "run-1")
+
+
+def test_a_run_that_is_forgotten_leaves_nothing_and_others_stay() -> None:
+    asked = masked_site("aachen", PLAN, MEMBERS)
+    assert asked.summing is not None
+    for run in ("run", "other"):
+        asked.answer(Train(Envelope(run, PLAN.digest(), 1), WEIGHTS))
+    asked.summing.forget("run")
+    asked.summing.forget("run")
+    assert asked.summing.runs == tuple(asked.summing._took) == asked.summing.party.runs == ("other",)
+
+
+def test_the_time_of_the_first_answer_is_that_of_its_repetitions_and_of_no_other_sum() -> None:
+    asked = masked_site("aachen", PLAN, MEMBERS)
+    assert asked.summing is not None
+    update = asked.computed(QUESTIONS["train"])
+    assert isinstance(update, Update)
+    took: list[int] = []
+    for number, seconds in ((1, 2.0), (1, 5.0), (2, 7.0), (2, 9.0)):
+        question = Train(Envelope("run", PLAN.digest(), number), WEIGHTS)
+        asked.summing.held(question, dataclasses.replace(update, seconds=seconds))
+        took.append(asked.summing._took["run"][1])
+    assert took == [2000, 2000, 7000, 7000]
+
+
 def test_a_question_that_fails_is_refused_as_without_masks_and_leaves_no_session(site: Site) -> None:
     fresh = masked_site("aachen", PLAN, MEMBERS)
     short = np.zeros(3, np.float32)

@@ -287,6 +287,20 @@ def test_a_manifest_that_contradicts_itself_is_refused_with_the_row(
     refused(run(capsys, images), error, hint)
 
 
+def test_a_site_whose_name_no_secure_sum_can_bear_is_refused_with_the_row(capsys: Capsys, images: Path) -> None:
+    set_in_rows(1, site="St. Mary's")(images)
+    secure: dict[str, Any] = {
+        "aggregation__fixed_point": {"range": 4.0, "bits": 24},
+        "evaluation__release": "sum",
+        "secure_aggregation__enabled": True,
+    }
+    refused(
+        run(capsys, images, **secure),
+        "the site's name in row 26 of the manifest, of 10 characters, is none that can stand in a secure sum",
+        "letters, digits, _, dots, hyphens and spaces, 63 at most, the first of them a letter, a digit or _",
+    )
+
+
 # Cases that cannot be used
 
 

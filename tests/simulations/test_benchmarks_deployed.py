@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client import supernode
 from server.deployed.run_folder import begin
 from server.federation_folder import FederationFolder, settings_for
 from server.intake import Admission, Updates, judge, measurements
@@ -145,6 +146,21 @@ def test_a_forwarder_passes_every_byte_on_and_counts_both_directions() -> None:
     while counted.down < len(answer) and time.monotonic() < end:
         time.sleep(0.01)
     assert (counted.up, counted.down) == (len(sent), len(answer))
+
+
+def test_a_stand_ins_welcome_is_one_that_its_supernode_believes(tmp_path: Path) -> None:
+    """The lead has signed it, with the address of the site's own forwarder."""
+    link, federation = (
+        module("deployed_link"),
+        FederationFolder.init(
+            tmp_path / "federation", settings_for("bench", "127.0.0.1:8443"), None, datetime.now(UTC)
+        ),
+    )
+    link._enrol(link.Link(federation.path, federation, {}), federation.lead_key(lambda: b""), "site-1", 4321)
+    found = supernode.read_settings([str(federation.path / "sites" / "site-1")])
+    assert found.address == "127.0.0.1:4321"
+    assert found.ca_pem.decode() == federation.coordinator().ca
+    assert federation.roster().active == {"site-1"}
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from picture_hospitals import SITES, read_rows, write_hospitals, write_rows
@@ -14,6 +15,7 @@ from small_hospitals import contents, scenario
 from client.data.prepared.site_data import unusable
 from client.data.prepared.store import Store
 from shared.errors import ScenarioError, SiteDataError
+from shared.secure.names import require_name
 from simulations import federation
 from simulations.cohorts import freeze_cohorts, prepare_stores
 from simulations.federation import Hospital, find_hospitals, require_source
@@ -146,6 +148,65 @@ def test_a_manifest_with_a_bad_row_is_refused_as_a_whole_with_the_row(images: Pa
     write_rows(tmp_path, rows)
     with pytest.raises(SiteDataError, match="row 6 of the manifest names no image"):
         found(scenario(tmp_path), tmp_path, tmp_path)
+
+
+SECURE: dict[str, Any] = {
+    "aggregation__fixed_point": {"range": 4.0, "bits": 24},
+    "evaluation__release": "sum",
+    "secure_aggregation__enabled": True,
+}
+
+
+def renamed(images: Path, name: str) -> None:
+    """The manifest calls its first site ``name``."""
+    rows, first = read_rows(images), sorted(SITES)[0]
+    write_rows(images, [row | {"site": name} if row["site"] == first else row for row in rows])
+
+
+@pytest.mark.parametrize("name", ["St. Mary's", "north/1", "..", "", "a" * 64], ids=["'", "/", "..", "none", "long"])
+def test_a_site_that_could_sign_no_secure_sum_is_refused_before_an_image_is_read(
+    images: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    renamed(folder, name)
+    monkeypatch.setattr(federation, "discover", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(
+        SiteDataError, match=r"in row 2 of the manifest, of \d+ characters, is none that can stand in a secure sum"
+    ) as caught:
+        found(scenario(tmp_path, **SECURE), folder, tmp_path)
+    assert caught.value.code == "site-name"
+    assert "letters, digits" in caught.value.hint
+    assert name == "" or name not in str(caught.value), "somebody may have mapped another column to it"
+
+
+def test_the_same_site_may_take_part_where_nothing_is_masked(images: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    renamed(folder, "St. Mary's")
+    assert "St. Mary's" in {one.name for one in found(scenario(tmp_path), folder, tmp_path)}
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "/x", ".", "north/1"])
+def test_no_site_s_name_leads_out_of_the_run_s_folder(images: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    renamed(folder, name)
+    with pytest.raises(SiteDataError, match="row 2 of the manifest leads out of the folder") as caught:
+        found(scenario(tmp_path), folder, tmp_path)
+    assert caught.value.code == "site-name"
+
+
+def test_names_that_no_site_will_have_are_not_judged(images: Path, tmp_path: Path) -> None:
+    """Cases that are dealt anew get sites with other names."""
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    renamed(folder, "St. Mary's")
+    dealt = found(scenario(tmp_path, **SECURE, scenario__partition={"kind": "iid", "sites": 3}), folder, tmp_path)
+    assert len(dealt) == 3
+    for one in dealt:
+        require_name(one.name)
+
+
+def test_synthetic_hospitals_have_names_that_may_sign(phantoms: Path) -> None:
+    for path in (phantoms / federation.HOSPITALS / "truth").iterdir():
+        require_name(path.stem)
 
 
 def test_synthetic_hospitals_are_dicom_with_labels_masks_and_the_truth_outside(phantoms: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import loopback
 
-from client import supernode
+from client import pinned, supernode
 from server.federation_folder import Federation as FederationSettings
 from server.federation_folder import FederationFolder, settings_for
 from server.link.control import Control
@@ -29,6 +29,8 @@ from shared.bundle import Bundle, bundle_bytes, bundle_sha256
 from shared.crypto import node_keys
 from shared.crypto.signing import SigningKey
 from shared.trust import roster as rosters
+from shared.trust.documents import seal
+from shared.trust.enrolment import make_welcome, open_welcome
 
 TEST_BUNDLE = Bundle("exchange_app:server", "exchange_app:client")
 FAR_NAME = "coordinator.test"
@@ -103,27 +105,37 @@ class Federation:
         return self.start("superexec", superexec_command(self.root, inherited()))
 
     def site(self, name: str) -> Path:
-        """A folder as ``request`` and ``accept`` leave it."""
-        site = self.root / "sites" / name
-        (site / "keys").mkdir(parents=True)
-        (site / "trust").mkdir()
-        node_keys.save(node_keys.generate(), site / "keys" / "node.pem")
-        document = {"address": f"127.0.0.1:{self.port}", "ca": (self.root / "trust" / "ca.pem").read_text()}
-        (site / "trust" / "welcome.json").write_text(json.dumps({"document": document}))
-        return site
+        """A folder as ``request`` and ``accept`` leave it, of a site that the coordinator's roster has lost."""
+        return self._accepted(name, lambda change: seal(change(self.lead.roster()), self.lead_key))
 
     def enrolled(self, name: str) -> Path:
         """A site that is in the roster."""
-        site = self.site(name)
+        return self._accepted(name, self.change)
+
+    def _accepted(self, name: str, roster: Callable[[Callable[[rosters.Roster], rosters.Roster]], bytes]) -> Path:
+        """``roster`` gives the file of what a change makes of the lead's."""
+        site = self.root / "sites" / name
+        (site / "keys").mkdir(parents=True)
+        node_keys.save(node_keys.generate(), site / "keys" / "node.pem")
         identity = SigningKey.generate().verify_key.hex()
         entry = rosters.Entry(site=name, identity=identity, node=public_pem(site))
-        self.change(lambda held: rosters.with_site(held, entry, now()))
+        signed = roster(lambda held: rosters.with_site(held, entry, now()))
+        welcome = make_welcome(self.lead_key, self.lead.coordinator(), signed, name, now())
+        (site / pinned.TRUST).mkdir(mode=0o700)
+        pinned.keep_welcome(site, welcome, open_welcome(welcome)[0])
         return site
 
-    def change(self, change: Callable[[rosters.Roster], rosters.Roster]) -> None:
-        """What the lead does to the roster."""
-        folder = FederationFolder.open(self.root)
-        folder.change_roster(folder.lead_key(no_passphrase), change)
+    @property
+    def lead(self) -> FederationFolder:
+        return FederationFolder.open(self.root)
+
+    @property
+    def lead_key(self) -> SigningKey:
+        return self.lead.lead_key(no_passphrase)
+
+    def change(self, change: Callable[[rosters.Roster], rosters.Roster]) -> bytes:
+        """What the lead does to the roster; gives its file."""
+        return self.lead.change_roster(self.lead_key, change)
 
     def supernode(self, site: Path, *more: str, bundle: str = "", extra: Sequence[tuple[str, str]] = ()) -> Started:
         argv = (*supernode.command(site), "--bundle", bundle or bundle_sha256(TEST_BUNDLE), *more)
