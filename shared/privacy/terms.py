@@ -14,9 +14,9 @@ Rules
 - q = ``privacy.sampling_rate``, or ``training.patients_per_step`` over the public number of patients, at most 1.
 - The divisor of a step is q times the public number of patients: the patients expected in it.
 - The noise is the least that keeps the plan's epsilon, or ``privacy.noise_multiplier``.
-- Where sites share the noise (``shared_noise``), they also share the divisor, the mean of what theirs would be: a patient
-  counts the same wherever they are. The sum holds the noise of the site that needs most, so the promise to patients of
-  the others is a little better than planned. Terms then also say what is left of it if all other sites collude.
+- Where sites share the noise (``shared_noise``), they also share the divisor, the mean of what theirs would be: so a
+  patient counts the same wherever they are. The sum holds the noise of the site that needs most, so the promise to
+  patients of the others is a little better than planned. Terms then also say what is left of it if all others collude.
 - Validation patients are measured after every ``evaluation.every`` rounds and after the last, test patients once, as in
   ``server.rounds``.
 
