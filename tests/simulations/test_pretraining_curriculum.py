@@ -88,7 +88,7 @@ def test_several_findings_at_once_are_no_diagnosis_and_are_refused() -> None:
         curriculum_for(plan)
 
 
-@pytest.mark.parametrize("name", ["breast-private", "breast-whole-private", "retina-private"])
+@pytest.mark.parametrize("name", ["breast-private", "breast-shared-noise", "breast-whole-private", "retina-private"])
 def test_every_private_scenario_on_real_images_has_something_to_learn_from(name: str) -> None:
     plan = load(name).plan
     taught = lesson(plan, curriculum_for(plan), 0, 10)
