@@ -13,6 +13,7 @@ Promises
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -38,8 +39,10 @@ def settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def silence_third_parties() -> None:
-    """Turn off telemetry and update checks in this process and its children."""
+    """Turn off telemetry and update checks in this process and its children, and talk about a missing home."""
     os.environ.update(SILENCE)
+    # A service's user has no folder of its own: Matplotlib says so at each start, and makes a temporary one.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def restart_with_settings() -> None:

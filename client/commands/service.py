@@ -12,6 +12,7 @@ Containerfile, compose.yaml     the same as two containers that share the folder
 Promises
 - The relay's user reads nothing of the site's folder: node key and authority are lent to it by systemd, and the socket
   lies in a folder that only the custodian may write to. ``SITE/run`` becomes a link to that folder.
+- What the services cannot see is refused here, and not found out by root: folders, and a Python, also behind a link.
 - The relay reaches this machine, the name servers, and the coordinator or the proxy before it; no other address.
 - Nothing here is run or installed: people read what they are about to give root.
 
@@ -202,12 +203,15 @@ def _require_places(places: Places) -> None:
                 hint="move it to a path of letters, digits and . _ + - /",
                 code="service-path",
             )
-    hidden = {places.site: _CLOSED, places.python: (*_CLOSED, *_NOT_THE_RELAYS, str(places.site))}
+    unseen = (*_CLOSED, *_NOT_THE_RELAYS, str(places.site))
+    # The Python of a virtual environment is a link to the one that made it, often somebody's own.
+    hidden = {places.site: _CLOSED, places.python: unseen, places.python.resolve(): unseen}
     for path, folders in hidden.items():
         if any(path.is_relative_to(one) for one in folders):
             raise SiteDataError(
                 f"the services cannot see {path}: it lies in a folder that is hidden from them",
-                hint="install Consilium into /opt/consilium, say, and keep the site's folder in /srv",
+                hint="install Consilium into /opt/consilium, say, with a Python of the system and not one in a user's "
+                "home, and keep the site's folder in /srv",
                 code="service-place",
             )
 

@@ -15,8 +15,8 @@ Promises
   and a new policy hold at once; a plan that was approved anew, for another cohort, is opened anew.
 - The folder of its socket is its user's, and nobody else may write to it ("run-folder").
 - One custodian for a folder ("folder-in-use"), by a lock that the operating system takes back from a process that ends.
-- A plan that is withdrawn while it is computed ends the process (``STOPPED``): nothing of it leaves. What is open for a
-  plan, a run or a membership that is over is closed, asked or not (``client.custodian.closing``).
+- A plan that is withdrawn while it is computed ends the process (``STOPPED``), which says why: nothing leaves. What
+  is open for a plan, a run or a membership that is over is closed, asked or not (``client.custodian.closing``).
 - SIGTERM and SIGINT end it: what has no answer after ``GRACE_S`` gets none.
 - It does not begin where the log or the ledger cannot be used, and says so in the log when it does begin.
 """
@@ -44,6 +44,7 @@ from typing import Any
 from client.commands.clock import Clock
 from client.custodian.closing import Closing
 from client.custodian.desk import Approved, Desk, Standing
+from client.custodian.ready import tell_ready
 from client.custodian.service import STOPPED, Limits, Service, listen, repeat, watch
 from client.custodian.warm import Warm
 from client.enrolment import require_pinned, take_roster
@@ -217,9 +218,10 @@ def run(site: SiteFolder, now: Clock, limits: Limits | None = None) -> int:
         over = _signals()
         server = listen(service, folder / SOCKET)
         replace_file(folder / PID, f"{os.getpid()}\n".encode())
-        watch(service, found.sites.unwanted, partial(os._exit, STOPPED))
+        watch(service, found.sites.unwanted, _end_the_job)
         repeat(found.close, CLOSE_S, over)
         sys.stderr.write(f"custodian of {site.settings.site.name} listens at {folder / SOCKET}\n")
+        tell_ready(os.environ)
         over.wait()
         server.stop(GRACE_S).wait()
         found.receipts.close()
@@ -237,6 +239,11 @@ def _begin(site: SiteFolder, now: Clock) -> None:
     site.policy.model_dump()
     ledger = Ledger.open(site.path / LEDGER).digest()
     site.audit.append(Event("custodian-start", digests={"ledger": ledger}), now())
+
+
+def _end_the_job() -> None:
+    sys.stderr.write("the job was withdrawn, or took too long: this process ends with it, and nothing of it leaves\n")
+    os._exit(STOPPED)
 
 
 def _signals() -> threading.Event:

@@ -3,6 +3,8 @@
 Promises
 - Asking disturbs nothing: no lock is taken, not even for a moment, and no session is opened.
 - Each answer is a state, a sentence and a hint; one that cannot be found out is "unknown", never "down".
+- Where custodian and relay have users of their own (``consilium-site service``), the relay's files are closed to the
+  site's user: hints name the services, and how the relay does is theirs to say.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ SESSION, SECRET = "session.json", "superexec.secret"
 LOCKS = Path("/proc/locks")
 _PATIENCE_S = 2.0
 _START = "consilium-site start"
+_SERVICES = {"custodian": "systemctl status consilium-custodian", "relay": "systemctl status consilium-relay"}
 
 Found = dict[str, Any]
 
@@ -26,11 +29,12 @@ Found = dict[str, Any]
 def custodian(run: Path) -> Found:
     """Whether the custodian answers, what it is at, and what it has done; "down" where there is none."""
     if not (run / SOCKET).exists():
-        return _found("down", "No custodian runs: nothing is computed for the federation.", _START)
+        return _found("down", "No custodian runs: nothing is computed for the federation.", _mend(run, "custodian"))
     try:
         said = ask_status(run / SOCKET, run / TOKEN, _PATIENCE_S)
     except SiteDataError as error:
-        hint = error.hint if error.code == "custodian-token" else f"{_START}; its log is log/custodian.log."
+        log = "" if _as_services(run) else "; its log is log/custodian.log."
+        hint = error.hint if error.code == "custodian-token" else f"{_mend(run, 'custodian')}{log}"
         return _found("down", f"{error.sentence[:1].upper()}{error.sentence[1:]}.", hint)
     busy_s, waiting = said.get("busy_s"), int(said.get("waiting", 0))
     numbers: Found = {"busy_s": busy_s, "waiting": waiting, "answered": int(said.get("answered", 0))}
@@ -42,6 +46,8 @@ def custodian(run: Path) -> Found:
 
 def supernode(run: Path, locks: Path = LOCKS) -> Found:
     """Whether the SuperNode runs, by its lock."""
+    if _as_services(run):
+        return _found("unknown", "It has a user of its own, and shows nothing to this one.", _mend(run, "relay"))
     held = locked(run / LOCK, locks)
     if held is None:
         return _found("unknown", "This system does not tell whether the SuperNode runs.")
@@ -54,6 +60,10 @@ def link(run: Path, node: Found, address: str | None) -> Found:
     """Whether a session with the coordinator was opened since the SuperNode started."""
     if not address:
         return _found("off", "This site is in no federation yet.", "consilium-site request, then accept.")
+    if _as_services(run):
+        return _found("unknown", f"The relay knows whether {address} is reached.", "journalctl -u consilium-relay") | {
+            "address": address
+        }
     if node["state"] != "up":
         return _found("down", f"There is no link to {address}.", _START) | {"address": address}
     if _time(run / SESSION) >= _time(run / SECRET) > 0:
@@ -72,6 +82,15 @@ def locked(path: Path, locks: Path = LOCKS) -> bool | None:
         return None
     held = (line.split() for line in lines if " FLOCK " in line)
     return any(part.rpartition(":")[2] == str(inode) for words in held for part in words if part.count(":") == 2)
+
+
+def _as_services(run: Path) -> bool:
+    """Whether two users run this site: then the socket's folder is elsewhere, and this is a link to it."""
+    return run.is_symlink()
+
+
+def _mend(run: Path, part: str) -> str:
+    return _SERVICES[part] if _as_services(run) else _START
 
 
 def _time(path: Path) -> int:

@@ -19,7 +19,12 @@ WORDS: Mapping[str, str] = {
     "off": "not set up",
     "unknown": "not known",
 }
-LINK_WORDS: Mapping[str, str] = {"up": "connected", "down": "not connected", "off": "not set up"}
+LINK_WORDS: Mapping[str, str] = {
+    "up": "connected",
+    "down": "not connected",
+    "off": "not set up",
+    "unknown": "not known",
+}
 PARTS = (("Custodian", "custodian"), ("SuperNode", "supernode"), ("Link", "link"))
 
 Status = Mapping[str, Any]
@@ -43,6 +48,8 @@ def lead(status: Status) -> str:
     if status["custodian"]["state"] == "busy":
         busy = lasting(status["custodian"]["busy_s"])
         return f"This site is working for the federation {federation['name']}, for {busy} by now."
+    if status["link"]["state"] == "unknown":
+        return f"This site's custodian is ready for the federation {federation['name']}."
     return f"This site is ready for the federation {federation['name']}."
 
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -232,6 +233,8 @@ def test_a_plan_withdrawn_while_it_is_computed_ends_the_process_and_nothing_leav
         began = time.monotonic()
         approvals.withdraw(hospital.site, plan.digest(), "jan", NOW)
         assert process.process.wait(15) == STOPPED
+        assert process.process.stderr is not None
+        assert "the job was withdrawn, or took too long" in process.process.stderr.read()
         assert time.monotonic() - began < 5
         thread.join(20)
     assert failed[0] in {"custodian-unreachable", "custodian-gone", "custodian-failed"}
@@ -326,6 +329,22 @@ def test_the_folder_is_closed_and_a_new_token_is_drawn_at_every_start(hospital: 
             assert process.end() == 0
             assert sorted(path.name for path in process.run.iterdir()) == [LOCK]
     assert tokens[0] != tokens[1]
+
+
+def test_a_service_manager_is_told_once_that_it_listens(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(30)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        with running(hospital) as process:
+            assert manager.recv(100) == b"READY=1"
+            assert status(process.run / SOCKET, process.run / TOKEN)["site"] == "aachen", "it is answered at once"
+            assert process.end() == 0
+        manager.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
 
 
 @pytest.mark.slow

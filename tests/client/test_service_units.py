@@ -17,6 +17,7 @@ from client import settings, supernode
 from client.commands import service
 from client.commands.service import Places, Users, Way
 from client.commands.start import supervisor
+from client.custodian.service import STOPPED
 from shared.crypto import node_keys
 
 USERS = Users("consilium", "consilium-relay")
@@ -89,6 +90,31 @@ def test_the_two_run_as_different_users_and_the_custodian_is_not_in_the_relays_g
     assert unit(CUSTODIAN)["User"] == unit(CUSTODIAN)["Group"] == ["consilium"]
     assert unit(RELAY)["User"] == unit(RELAY)["Group"] == ["consilium-relay"]
     assert "SupplementaryGroups" not in unit(RELAY)
+
+
+def test_the_relay_starts_when_the_custodian_has_said_that_it_listens() -> None:
+    """A relay that is connected before loses what it is asked: seen, three seconds at every start of the machine."""
+    assert unit(CUSTODIAN)["Type"] == ["notify"]
+    assert CUSTODIAN in unit(RELAY)["After"][0].split()
+    assert int(unit(CUSTODIAN)["TimeoutStartSec"][0]) > 90, "a first start from a slow disk takes its time"
+    assert "NotifyAccess" not in unit(CUSTODIAN), "only the process itself may say so"
+
+
+def test_a_custodian_that_is_stopped_in_the_middle_of_a_job_has_not_failed() -> None:
+    assert unit(CUSTODIAN)["SuccessExitStatus"] == [str(STOPPED)]
+    assert "SuccessExitStatus" not in unit(RELAY), "a relay that was not let in has failed"
+
+
+@pytest.mark.parametrize("name", [CUSTODIAN, RELAY])
+def test_the_journal_names_the_service_and_not_the_interpreter(name: str) -> None:
+    assert unit(name)["SyslogIdentifier"] == ["%N"]
+
+
+def test_matplotlib_has_somewhere_to_write_and_says_nothing_at_every_start() -> None:
+    (line,) = (one for one in unit(CUSTODIAN)["Environment"] if "MPLCONFIGDIR" in one)
+    folder = dict(word.split("=", 1) for word in line.split())["MPLCONFIGDIR"]
+    assert Path(folder).parent.name == "tmp"
+    assert unit(CUSTODIAN)["PrivateTmp"] == ["yes"], "it goes with the service"
 
 
 def test_memory_that_is_written_and_run_is_refused_to_the_relay_alone() -> None:
@@ -180,6 +206,21 @@ def test_a_python_that_the_services_could_not_see_is_refused(python: str) -> Non
     assert code_of(lambda: made(places=Places(PLACES.site, Path(python)))) == "service-place"
 
 
+def test_a_python_that_links_to_one_in_a_users_home_is_refused(tmp_path: Path) -> None:
+    """Such as a virtual environment made with somebody's own interpreter: systemd would end with 203/EXEC."""
+    (tmp_path / "bin").mkdir()
+    for target, refused in ((f"{HOME}/.pyenv/bin/python3.11", True), ("/usr/bin/python3.11", False)):
+        python = tmp_path / "bin" / ("seen" if not refused else "hidden")
+        python.symlink_to(target)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(service, "_CLOSED", (str(Path("/", "home")),))  # this test's own folder is under /tmp
+            places = Places(PLACES.site, python)
+            if refused:
+                assert code_of(lambda given=places: made(places=given)) == "service-place"
+            else:
+                assert made(places=places)
+
+
 def test_a_site_that_the_services_could_not_see_is_refused() -> None:
     assert code_of(lambda: made(places=Places(Path(HOME, "site"), PLACES.python))) == "service-place"
     assert made(places=Places(Path("/mnt/raid/site"), PLACES.python))
@@ -269,6 +310,21 @@ def test_a_folder_that_cannot_be_written_to_is_an_error_with_a_hint(tmp_path: Pa
 def test_a_shell_can_read_the_script(name: str, tmp_path: Path) -> None:
     service.write(tmp_path, made())
     subprocess.run(["sh", "-n", str(tmp_path / name)], check=True)
+
+
+@pytest.mark.parametrize(("restarted", "ends_with"), [(0, 0), (1, 1)])
+def test_the_script_shows_how_the_services_do_and_ends_as_they_have_started(
+    restarted: int, ends_with: int, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    command = tmp_path / "systemctl"
+    command.write_text(f'#!/bin/sh\necho "$1" >>{said}\n[ "$1" != restart ] || exit {restarted}\n')
+    command.chmod(0o755)
+    text = made()["setup.sh"]
+    ends = "set -eu\n" + text[text.index("systemctl daemon-reload") :]
+    found = subprocess.run(["sh", "-c", ends], env={"PATH": f"{tmp_path}:/bin:/usr/bin"}, check=False)
+    assert found.returncode == ends_with
+    assert said.read_text().split() == ["daemon-reload", "enable", "restart", "--no-pager"]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")

@@ -121,6 +121,33 @@ def test_a_system_that_does_not_list_its_locks_is_not_known_and_not_down(home: H
     assert shown.LEVELS[found["state"]] == "off"
 
 
+@pytest.fixture
+def by_services(home: Hospital, tmp_path: Path) -> Hospital:
+    """Two users: the socket's folder is elsewhere, and the relay's files are in a third."""
+    home.run.rename(tmp_path / "link")
+    (home.site.path / "run").symlink_to(tmp_path / "link")
+    return home
+
+
+def test_a_relay_with_a_user_of_its_own_is_not_called_down(by_services: Hospital) -> None:
+    with custodian(by_services.run):
+        found = status(by_services)
+        assert shown.lead(found) == "This site's custodian is ready for the federation lungs."
+    assert (found["supernode"]["state"], found["link"]["state"]) == ("unknown", "unknown")
+    assert found["supernode"]["hint"] == "systemctl status consilium-relay"
+    assert shown.word("link", "unknown") == "not known"
+
+
+def test_nobody_is_told_to_start_by_hand_what_is_a_service(by_services: Hospital) -> None:
+    """It would be a second custodian for one ledger, or be refused as one."""
+    assert status(by_services)["custodian"]["hint"] == "systemctl status consilium-custodian"
+    (by_services.run / "custodian.sock").touch()
+    (by_services.run / "relay.token").touch(0o640)
+    (by_services.run / "relay.token").write_text("00" * 32 + "\n")
+    hints = [status(by_services)[part]["hint"] for part in ("custodian", "supernode", "link")]
+    assert not [hint for hint in hints if "start" in hint or "log/" in hint]
+
+
 def test_a_supernode_that_has_no_session_since_it_started_is_not_connected(home: Hospital) -> None:
     home.session()
     (home.run / "superexec.secret").write_text("a later start")

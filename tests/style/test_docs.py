@@ -247,7 +247,8 @@ def test_every_key_that_a_page_sets_on_the_command_line_is_a_key() -> None:
     for page in PAGES:
         for override in re.findall(r"--set ([a-z_]+\.[\w.]+=[^\s`]+)", text_of(page)):
             source = {"scenario.partition.alpha": ("scenario.partition.kind=dirichlet",)}
-            scenario.load("demo", (*source.get(override.partition("=")[0], ()), override))
+            base = "demo-private" if override.startswith("privacy.") else "demo"
+            scenario.load(base, (*source.get(override.partition("=")[0], ()), override))
 
 
 # --- version and places ----------------------------------------------------------------------------------------------
