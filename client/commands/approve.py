@@ -158,7 +158,8 @@ def approve(site: SiteFolder, offer: Offer, by: str, now: Clock, progress: Progr
     """Prepare what the plan needs, and let it run here; raises ``ConsiliumError`` where that is not possible."""
     site.audit.require_sound()
     folder = folder_of(site, offer.plan.digest())
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in (folder.parent, folder):
+        made.mkdir(mode=0o700, exist_ok=True)
     kept = weights(offer.plan, offer.wanted.beside)
     if kept is not None and offer.plan.model.pretrained is not None:
         path = folder / offer.plan.model.pretrained.file

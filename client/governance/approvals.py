@@ -224,7 +224,8 @@ def served(folder: Path) -> int:
 @contextmanager
 def _changing(site: SiteFolder, folder: Path) -> Iterator[None]:
     site.audit.require_sound()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for made in (site.path / APPROVED, folder):
+        made.mkdir(mode=0o700, exist_ok=True)
     with alone(site.path / APPROVED / _LOCK):
         yield
 

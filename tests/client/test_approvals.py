@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,19 @@ def test_an_approval_is_found_again_with_its_plan_cohort_and_runs(hospital: Hosp
     assert (found.plan, found.dataset, found.runs) == (plan, DATASET, 3)
     assert found.cohort == files.current(hospital.site.dataset(DATASET).cohorts)
     assert found.folder == hospital.site.path / "approved" / plan.digest()
+
+
+def test_no_folder_of_an_approval_is_open_to_others_whatever_the_users_mask_is(hospital: Hospital) -> None:
+    """The doctor would call it an error of the hospital's."""
+    before = os.umask(0o022)
+    try:
+        approved(hospital, plan_of())
+    finally:
+        os.umask(before)
+    folder = hospital.site.path / "approved"
+    found = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+    assert len(found) > 1
+    assert {path.stat().st_mode & 0o077 for path in found} == {0}
 
 
 def test_an_approval_is_in_the_log_with_digests_runs_and_who(hospital: Hospital) -> None:
