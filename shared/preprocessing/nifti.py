@@ -51,7 +51,8 @@ def image_from_nifti(file: Readable, modality: Modality = "other") -> Image:
     """
     channels, affine = _load(contents(file))
     moved = canonical_affine(affine, channels.shape[1:])
-    voxels = to_canonical(np.asarray(channels, np.float32), affine)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which ``Image`` refuses
+        voxels = to_canonical(np.asarray(channels, np.float32), affine)
     if 1 not in voxels.shape[1:]:
         return Image(voxels, spacing_of(moved), modality, affine_lps=moved)
     keep = _plane_axes(voxels.shape[1:])

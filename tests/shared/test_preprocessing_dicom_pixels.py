@@ -103,6 +103,22 @@ def test_rescaling_is_rounded_once_from_float64(tmp_path: Path, slope: str, inte
     assert found[0, 0].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"RescaleSlope": "1e300", "RescaleIntercept": "0"},
+        {"RescaleSlope": "-1e308", "RescaleIntercept": "1e308"},
+        {"RescaleSlope": "1e300", "RescaleIntercept": "0", "PhotometricInterpretation": "MONOCHROME1"},
+    ],
+    ids=["beyond float32", "beyond float64", "inverted"],
+)
+def test_a_rescaling_that_leaves_the_numbers_is_refused_without_a_warning(
+    tmp_path: Path, elements: dict[str, str]
+) -> None:
+    path = write(tmp_path, dataset(np.array([[0, 30000]], np.uint16), **elements))
+    assert refusal(path).code == "image-not-finite"
+
+
 def test_a_slope_without_an_intercept_counts(tmp_path: Path) -> None:
     assert voxels_of(tmp_path, np.array([[2, 4]], np.uint16), RescaleSlope="0.5").tolist() == [[[1.0, 2.0]]]
 

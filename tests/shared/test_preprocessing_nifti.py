@@ -113,6 +113,19 @@ def test_voxels_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert image_refusal(write(tmp_path, np.full((2, 3, 4), np.nan, np.float32))).code == "image-not-finite"
 
 
+@pytest.mark.parametrize("value", [1e39, -1e300], ids=["large", "huge"])
+def test_voxels_that_float32_cannot_hold_are_refused_without_a_warning(tmp_path: Path, value: float) -> None:
+    assert image_refusal(write(tmp_path, np.full((2, 3, 4), value, np.float64))).code == "image-not-finite"
+
+
+def test_a_scaling_that_leaves_the_numbers_is_refused_without_a_warning(tmp_path: Path) -> None:
+    path = write(tmp_path, np.full((2, 3, 4), 30000, np.int16))
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[112:120] = np.array([3e38, -3e38], "<f4").tobytes()  # scl_slope, scl_inter
+    path.write_bytes(gzip.compress(bytes(content)))
+    assert image_refusal(path).code == "image-not-finite"
+
+
 def test_an_affine_that_does_not_span_space_is_refused(tmp_path: Path) -> None:
     flat = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]], np.float64)
     header = nibabel.Nifti1Header()
