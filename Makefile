@@ -35,7 +35,7 @@ test: $(READY)
 	@$(BIN)/pytest -n 2 -m "not slow and not gpu"
 
 test-all: $(READY)
-	@$(BIN)/pytest -n 2 -m "not gpu"
+	@HYPOTHESIS_PROFILE=explore $(BIN)/pytest -n 2 -m "not gpu"
 
 check: $(READY)
 	@$(BIN)/ruff format --check .

@@ -63,7 +63,7 @@ class Machine:
             "env",
             "-i",
             f"PATH={_PATH}",
-            "HOME=/root",
+            "HOME=/",
             "LANG=C.UTF-8",
             "sh",
             "-c",
