@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from deciding_hospital import DATASET, NOW, PRIVATE, Hospital, plan_of, train
+from deciding_hospital import DATASET, NOW, PRIVATE, SHARED, Hospital, plan_of, train
 from small_trust import code_of
 
 from client.custodian import warm
@@ -269,3 +269,15 @@ def test_the_same_question_after_the_site_was_closed_is_not_paid_for_again(hospi
     assert isinstance(again, Update)
     assert first.values.tobytes() == again.values.tobytes()
     assert spent(hospital) == paid
+
+
+def test_what_is_opened_bears_as_many_colluding_sites_as_the_plan_counts_on(hospital: Hospital) -> None:
+    sharing = SHARED | {
+        "privacy": SHARED["privacy"] | {"colluding_sites": 1},
+        "secure_aggregation": {"enabled": True, "threshold": 3},
+    }
+    site = open_site(hospital.site, opening(hospital, plan_of(**sharing)), lambda: NOW)
+    assert site.summing is not None
+    rule = site.summing.party._threshold
+    assert rule.of(4, 4) == 3
+    assert code_of(lambda: rule.of(4, 5)) == "threshold-low"

@@ -7,11 +7,15 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sharing import SHARED
+from small_hospitals import document
 from summed import code_of, names_of
 
+from shared.errors import ProtocolError
+from shared.plan import from_document
 from shared.plan_protection import SecureAggregation
 from shared.secure.holders import Threshold, two_thirds
-from shared.secure.threshold import needed, rule
+from shared.secure.threshold import needed, rule, rule_of
 
 
 @given(st.integers(2, 500))
@@ -170,3 +174,35 @@ def test_too_few_sites_left_is_told() -> None:
     circle = Threshold().circle(names_of(9), b"seed")
     circle.require_enough(names_of(9)[:7])
     assert code_of(lambda: circle.require_enough(names_of(9)[:6])) == "below-threshold"
+
+
+# --- as many colluding sites as a plan says --------------------------------------------------------------------------
+
+
+NOISE = {"privacy__noise", "privacy__colluding_sites"}
+
+
+@pytest.mark.parametrize(("noise", "enrolled", "borne"), [("shared", 4, True), ("shared", 5, False), ("own", 5, True)])
+def test_where_noise_is_shared_the_plan_s_colluding_sites_are_borne_in_a_roster_that_grows(
+    noise: str,
+    enrolled: int,
+    borne: bool,  # noqa: FBT001 - a case
+) -> None:
+    """With t = 3 and c = 1: 2 t > n + c holds up to n = 4. Approved with four sites, a fifth may be enrolled later."""
+    changes = SHARED if noise == "shared" else {key: value for key, value in SHARED.items() if key not in NOISE}
+    said = {key: value for key, value in document(**changes).items() if key != "scenario"}
+    agreed = rule_of(from_document(said))
+    if borne:
+        assert agreed.of(4, enrolled) == 3
+        return
+    with pytest.raises(ProtocolError, match="5 sites, of which 1 may collude") as refused:
+        agreed.circle([f"s{place}" for place in range(4)], bytes(32), enrolled)
+    assert refused.value.code == "threshold-low"
+
+
+def test_more_colluding_sites_have_more_neighbours_on_a_sparse_graph() -> None:
+    few, many = (rule(SecureAggregation(), 1, colluding) for colluding in (0, 20))
+    names = [f"s{place:03}" for place in range(100)]
+    degrees = [len(one.circle(names, bytes(32)).neighbours("s000")) for one in (few, many)]
+    assert degrees[0] == 64
+    assert degrees[1] > degrees[0]

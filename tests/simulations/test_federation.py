@@ -205,8 +205,10 @@ def test_names_that_no_site_will_have_are_not_judged(images: Path, tmp_path: Pat
 
 
 def test_synthetic_hospitals_have_names_that_may_sign(phantoms: Path) -> None:
-    for path in (phantoms / federation.HOSPITALS / "truth").iterdir():
-        require_name(path.stem)
+    names = [path.stem for path in (phantoms / federation.HOSPITALS / "truth").iterdir()]
+    assert len(names) == 3
+    for name in names:
+        require_name(name)
 
 
 def test_synthetic_hospitals_are_dicom_with_labels_masks_and_the_truth_outside(phantoms: Path) -> None:
